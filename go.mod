@@ -1,0 +1,3 @@
+module github.com/scepkit/scepkit
+
+go 1.26

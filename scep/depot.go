@@ -1,0 +1,161 @@
+package scep
+
+import (
+	"context"
+	"math/big"
+	"time"
+)
+
+// A Depot remembers every request let in and every certificate signed. Methods may be
+// called concurrently, by any number of goroutines and, where the depot says so, processes.
+// When Create or Update returns nil, the record survives a crash. When they return an error
+// other than those named here, the change may or may not have happened; the caller reads
+// back. Records passed in and out are copies: neither side sees the other's later changes.
+//
+// Package depot/depottest tests implementations.
+type Depot interface {
+	// Create stores rec, whose Version is 0, as version 1 and sets rec.Version to 1.
+	// If another record has the ID, or the same Issuer and Serial, it returns
+	// [ErrExists] and stores nothing. A nil Serial never collides.
+	// An ID that is not [ID.Valid] is an error.
+	Create(ctx context.Context, rec *Record) error
+
+	// Update replaces the record that has rec.ID if its version is still rec.Version,
+	// and adds one to it, there and in rec. Otherwise it returns [ErrStale], or
+	// [ErrNotFound], and stores nothing. [ErrExists] as in Create.
+	Update(ctx context.Context, rec *Record) error
+
+	// Get returns the record with this ID, or [ErrNotFound].
+	Get(ctx context.Context, id ID) (*Record, error)
+
+	// Latest returns the record of this transaction that was created last, or
+	// [ErrNotFound]. Of records with equal Created it is the one stored last.
+	Latest(ctx context.Context, transaction ID) (*Record, error)
+
+	// GetSerial returns the record of the certificate with this issuer name (DER, byte
+	// for byte) and serial number, or [ErrNotFound].
+	GetSerial(ctx context.Context, issuer []byte, serial *big.Int) (*Record, error)
+}
+
+// A Lister is a [Depot] that can list its records.
+type Lister interface {
+	// List returns the records that match q in the order of their IDs, or none.
+	List(ctx context.Context, q Query) ([]*Record, error)
+}
+
+// A Query selects records. Its zero value selects the first hundred of all.
+type Query struct {
+	Profile *string // if not nil, only records of this profile
+	State   State   // if not 0, only records in this state
+	After   ID      // only records whose ID sorts after this one: the last of the page before
+	Limit   int     // at most so many; 0 or less: 100
+}
+
+// An ID names a record, or a transaction: 64 lower-case hexadecimal digits, a hash over
+// what the client sent.
+type ID string
+
+// Valid reports whether id has the form that an ID must have. A depot refuses others; it
+// does not sanitise them.
+func (id ID) Valid() bool {
+	if len(id) != 64 {
+		return false
+	}
+	for i := range len(id) {
+		if c := id[i]; !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// A Record is the life of one request, from the moment it is let in.
+type Record struct {
+	ID          ID
+	Transaction ID    // hash over Profile, TransactionID and the key that signed the message
+	Version     int64 // counts the writes; 0 before the first
+
+	Profile       string // Config.Profile of the handler that made the record
+	TransactionID string // as the client chose it: any text
+	Generation    int    // how often the same bytes had been a request before
+	RemoteAddr    string // of the client, as net/http gives it
+	Via           string // which challenge let it in, if there are several
+	Renews        ID     // the record of the certificate that is being renewed, if any
+
+	State       State
+	CSR         []byte   // DER, as received
+	Issuer      []byte   // DER of the issuer's name; nil until there is a template
+	Serial      *big.Int // nil until there is a template
+	Template    []byte   // DER of an unsigned certificate (RFC 9925): what is, or will be, signed
+	Certificate []byte   // DER, once Issued
+	NotAfter    time.Time
+
+	FailInfo FailInfo // of a denied record: what its client is told
+	Reason   string   // of a denied record: what its client is told
+
+	// Unconfirmed says that the certificate may not be handed out before a [Confirmer]
+	// has agreed to it.
+	Unconfirmed bool
+
+	Revoked          time.Time // when State became Revoked
+	RevocationReason int       // RFC 5280, 5.3.1
+
+	Created, Changed time.Time // depots keep microseconds at least, and no time zone
+}
+
+// A State is where a record stands.
+type State uint8
+
+const (
+	Pending State = iota + 1 // waiting for a person
+	Signing                  // written down, about to be signed
+	Issued
+	Denied
+	Revoked
+)
+
+var stateNames = [...]string{"none", "pending", "signing", "issued", "denied", "revoked"}
+
+// String returns the state's name in lower case.
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return "unknown"
+}
+
+// A ChallengeStore keeps one-time challenges for challenge.OneTime. A depot implements it so
+// that challenges and records live, and are backed up, together. Methods may be called
+// concurrently, and are as durable as those of [Depot].
+type ChallengeStore interface {
+	// PutChallenge stores c, which must be unspent. If limit is positive and that many
+	// unspent challenges of the same profile have not expired at now, it returns
+	// [ErrLimit]; concurrent calls never exceed the limit. If the hash is taken it
+	// returns [ErrExists]. Challenges that expired before now may be forgotten, unless
+	// they were spent less than [ChallengeMemory] ago.
+	PutChallenge(ctx context.Context, c *OneTimeChallenge, now time.Time, limit int) error
+
+	// GetChallenge returns the challenge with this hash, or [ErrNotFound].
+	GetChallenge(ctx context.Context, hash ID) (*OneTimeChallenge, error)
+
+	// SpendChallenge marks the challenge as spent by the record with ID by, and returns
+	// who has spent it: by, if it was unspent or by had spent it before; otherwise
+	// another record's ID, and nothing changes. Or [ErrNotFound].
+	SpendChallenge(ctx context.Context, hash ID, by ID, now time.Time) (ID, error)
+}
+
+// ChallengeMemory is how long a [ChallengeStore] remembers at least who spent a challenge.
+const ChallengeMemory = 30 * 24 * time.Hour
+
+// A OneTimeChallenge is what a [ChallengeStore] keeps of a one-time challenge: not the
+// challenge itself.
+type OneTimeChallenge struct {
+	Hash    ID     // of the challenge
+	Profile string // the only profile for which it is good
+	Subject string // if not empty: the only subject, as challenge.OneTime writes it
+	SAN     string // if not empty: the only subject alternative names, as challenge.OneTime writes them
+	Created time.Time
+	Expires time.Time
+	SpentBy ID // empty until spent
+	Spent   time.Time
+}
