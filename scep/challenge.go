@@ -3,6 +3,7 @@ package scep
 import (
 	"context"
 	"crypto/x509"
+	"time"
 )
 
 // A Request is a SCEP request whose message signature, envelope and CSR have been verified.
@@ -39,9 +40,19 @@ type Request struct {
 	// RemoteAddr is the client's address as net/http gives it.
 	RemoteAddr string
 
+	// Time is now, by the handler's clock.
+	Time time.Time
+
 	// Via is for a Challenge that is made of others, to note which of them admitted the
 	// request. It is kept in the record, and is here again when Confirm is called.
 	Via string
+}
+
+func (r *Request) now() time.Time {
+	if r.Time.IsZero() {
+		return time.Now()
+	}
+	return r.Time
 }
 
 // A Challenge decides whether a request may have a certificate. Methods may be called

@@ -1,6 +1,7 @@
 package scep
 
 import (
+	"bytes"
 	"context"
 	"math/big"
 	"time"
@@ -101,6 +102,19 @@ type Record struct {
 	RevocationReason int       // RFC 5280, 5.3.1
 
 	Created, Changed time.Time // depots keep microseconds at least, and no time zone
+}
+
+// Clone returns a copy of r that shares nothing with it.
+func (r *Record) Clone() *Record {
+	c := *r
+	c.CSR = bytes.Clone(r.CSR)
+	c.Issuer = bytes.Clone(r.Issuer)
+	c.Template = bytes.Clone(r.Template)
+	c.Certificate = bytes.Clone(r.Certificate)
+	if r.Serial != nil {
+		c.Serial = new(big.Int).Set(r.Serial)
+	}
+	return &c
 }
 
 // A State is where a record stands.

@@ -1,0 +1,83 @@
+package file
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+)
+
+// writeNew makes the file name with data in it, and has both on disk when it returns nil. If
+// the file exists, or somebody else makes it first, the error wraps fs.ErrExist. After an error
+// there is no file that was not there before. link is os.Link, or a test's.
+//
+// The file is written under another name and then linked to its own, so that it is there whole
+// or not at all. A crash may leave the other name behind: .NAME-*.tmp, which nothing reads.
+func writeNew(name string, data []byte, mode fs.FileMode, link func(from, to string) error) (err error) {
+	dir, base := filepath.Split(name)
+	if dir == "" {
+		dir = "."
+	}
+	f, err := os.CreateTemp(dir, "."+base+"-*.tmp") // mode 0600
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no directory %q; make it first: %w", dir, err)
+	}
+	if err != nil {
+		return err
+	}
+	temp := f.Name()
+	defer os.Remove(temp)
+
+	_, err = f.Write(data)
+	if err == nil && mode != 0o600 {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+
+	err = link(temp, name)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		err = placeOver(temp, name)
+	}
+	if err != nil {
+		return err
+	}
+	if err := syncDir(dir); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
+}
+
+// placeOver renames temp to name where the file system has no links. Rename overwrites, so an
+// empty file is made first, which only one caller can make.
+func placeOver(temp, name string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	if err := os.Rename(temp, name); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
+}
+
+// syncDir has the names in dir on disk.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" { // which has no such thing, and needs none
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

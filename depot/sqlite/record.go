@@ -1,0 +1,267 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"math/big"
+
+	"github.com/scepkit/scepkit/scep"
+)
+
+const (
+	insertRecord = `INSERT INTO record (id, trans, version, state, profile, created, changed,
+		issuer, serial, not_after, revoked, revocation_reason, unconfirmed, generation, renews,
+		fail_info, reason, via, remote_addr, transaction_id, subject, san, csr, template, certificate)
+		VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
+	// updateRecord is for the usual case, that no indexed column but the state changes:
+	// SQLite writes index entries anew for every column that is set, changed or not. The
+	// names do not change either, as the template, which has the serial number, is the same.
+	updateRecord = `UPDATE record SET version = version + 1, state = ?1, profile = ?2, changed = ?3,
+		not_after = ?4, revoked = ?5, revocation_reason = ?6, unconfirmed = ?7, generation = ?8,
+		renews = ?9, fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
+		transaction_id = ?14, csr = ?15, template = ?16, certificate = ?17
+		WHERE id = ?18 AND version = ?19 AND trans = ?20 AND created IS ?21 AND issuer IS ?22 AND serial IS ?23`
+
+	replaceRecord = `UPDATE record SET version = version + 1, state = ?1, profile = ?2, changed = ?3,
+		not_after = ?4, revoked = ?5, revocation_reason = ?6, unconfirmed = ?7, generation = ?8,
+		renews = ?9, fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
+		transaction_id = ?14, csr = ?15, template = ?16, certificate = ?17,
+		trans = ?20, created = ?21, issuer = ?22, serial = ?23, subject = ?24, san = ?25
+		WHERE id = ?18 AND version = ?19`
+
+	hasRecord = `SELECT 1 FROM record WHERE id = ?`
+
+	selectRecord = `SELECT id, trans, version, state, profile, created, changed,
+		(SELECT name FROM issuer WHERE number = record.issuer), serial, not_after, revoked,
+		revocation_reason, unconfirmed, generation, renews, fail_info, reason, via, remote_addr,
+		transaction_id, csr, template, certificate FROM record`
+	recordColumns = 23
+
+	getRecord    = selectRecord + ` WHERE id = ?`
+	latestRecord = selectRecord + ` WHERE trans = ? ORDER BY created DESC, stored DESC LIMIT 1`
+	serialRecord = selectRecord + ` WHERE serial = ? AND issuer = (SELECT number FROM issuer WHERE name = ?)`
+
+	listRecords = selectRecord + ` WHERE id > ?1 AND (?2 IS NULL OR profile = ?2) ORDER BY id LIMIT ?3`
+	listIssued  = selectRecord + ` WHERE state = 3 AND id > ?1 AND (?2 IS NULL OR profile = ?2) ORDER BY id LIMIT ?3`
+	listState   = selectRecord + ` WHERE state <> 3 AND state = ?4 AND id > ?1 AND (?2 IS NULL OR profile = ?2) ORDER BY id LIMIT ?3`
+)
+
+// Create implements [scep.Depot].
+func (db *DB) Create(ctx context.Context, rec *scep.Record) error {
+	r, err := encode(ctx, rec)
+	if err != nil {
+		return err
+	}
+	subject, san := names(r.Record)
+	err = db.write(ctx, func(w *writer) (answer, err error) {
+		issuer, err := r.issuer(w)
+		if err != nil {
+			return nil, err
+		}
+		_, err = w.insertRecord.exec(r.id, r.trans, int64(r.State), r.Profile, micros(r.Created), micros(r.Changed),
+			issuer, r.serial, micros(r.NotAfter), micros(r.Revoked), int64(r.RevocationReason), truth(r.Unconfirmed),
+			int64(r.Generation), r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
+			text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template), blob(r.Certificate))
+		return refused(err)
+	})
+	if err == nil {
+		rec.Version = 1
+	}
+	return err
+}
+
+// Update implements [scep.Depot].
+func (db *DB) Update(ctx context.Context, rec *scep.Record) error {
+	r, err := encode(ctx, rec)
+	if err != nil {
+		return err
+	}
+	err = db.write(ctx, func(w *writer) (answer, err error) {
+		issuer, err := r.issuer(w)
+		if err != nil {
+			return nil, err
+		}
+		args := [...]driver.Value{
+			int64(r.State), r.Profile, micros(r.Changed),
+			micros(r.NotAfter), micros(r.Revoked), int64(r.RevocationReason), truth(r.Unconfirmed), int64(r.Generation),
+			r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
+			text(r.TransactionID), blob(r.CSR), blob(r.Template), blob(r.Certificate),
+			r.id, r.Version, r.trans, micros(r.Created), issuer, r.serial,
+			nil, nil,
+		}
+		n, err := w.updateRecord.exec(args[:23]...)
+		if n == 1 || err != nil {
+			return nil, err
+		}
+		subject, san := names(r.Record)
+		args[23], args[24] = text(subject), text(san)
+		n, err = w.replaceRecord.exec(args[:]...)
+		if n == 1 || err != nil {
+			return refused(err)
+		}
+		found, err := w.has(w.hasRecord, r.id)
+		if err == nil && !found {
+			return scep.ErrNotFound, nil
+		}
+		return scep.ErrStale, err
+	})
+	if err == nil {
+		rec.Version++
+	}
+	return err
+}
+
+// Get implements [scep.Depot].
+func (db *DB) Get(ctx context.Context, id scep.ID) (*scep.Record, error) {
+	if err := checkIDs(ctx, id); err != nil {
+		return nil, err
+	}
+	return db.record(ctx, getRecord, digits(id))
+}
+
+// Latest implements [scep.Depot].
+func (db *DB) Latest(ctx context.Context, transaction scep.ID) (*scep.Record, error) {
+	if err := checkIDs(ctx, transaction); err != nil {
+		return nil, err
+	}
+	return db.record(ctx, latestRecord, digits(transaction))
+}
+
+// GetSerial implements [scep.Depot].
+func (db *DB) GetSerial(ctx context.Context, issuer []byte, serial *big.Int) (*scep.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if serial == nil {
+		return nil, scep.ErrNotFound
+	}
+	if issuer == nil {
+		issuer = []byte{} // nil would be NULL
+	}
+	return db.record(ctx, serialRecord, number(serial), issuer)
+}
+
+// record returns the one record that a query finds.
+func (db *DB) record(ctx context.Context, query string, args ...driver.Value) (*scep.Record, error) {
+	var rec *scep.Record
+	err := db.read(ctx, func(r *reader) error {
+		return r.each(ctx, query, recordColumns, args, func(row []driver.Value) error {
+			rec = decode(row)
+			return nil
+		})
+	})
+	if err == nil && rec == nil {
+		err = scep.ErrNotFound
+	}
+	return rec, err
+}
+
+// List implements [scep.Lister]. By state it is quick except for Issued, and so it is without
+// any condition; records of another profile that lie between are read and skipped.
+func (db *DB) List(ctx context.Context, q scep.Query) ([]*scep.Record, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	after := []byte{}
+	if q.After != "" {
+		if err := checkIDs(ctx, q.After); err != nil {
+			return nil, err
+		}
+		after = digits(q.After)
+	}
+	limit := int64(100)
+	if q.Limit > 0 {
+		limit = int64(q.Limit)
+	}
+	args := []driver.Value{after, nil, limit}
+	if q.Profile != nil {
+		args[1] = *q.Profile
+	}
+	query := listRecords
+	switch q.State {
+	case 0:
+	case scep.Issued:
+		query = listIssued
+	default:
+		query = listState
+		args = append(args, int64(q.State))
+	}
+	var all []*scep.Record
+	err := db.read(ctx, func(r *reader) error {
+		return r.each(ctx, query, recordColumns, args, func(row []driver.Value) error {
+			all = append(all, decode(row))
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// encoded is a copy of a record that is the committer's, with columns that need making.
+type encoded struct {
+	*scep.Record
+	id, trans      []byte
+	renews, serial driver.Value
+}
+
+func encode(ctx context.Context, rec *scep.Record) (*encoded, error) {
+	if err := checkIDs(ctx, rec.ID, rec.Transaction); err != nil {
+		return nil, err
+	}
+	r := &encoded{Record: rec.Clone(), id: digits(rec.ID), trans: digits(rec.Transaction)}
+	if rec.Renews != "" {
+		if err := checkIDs(ctx, rec.Renews); err != nil {
+			return nil, err
+		}
+		r.renews = digits(rec.Renews)
+	}
+	if rec.Serial != nil {
+		r.serial = number(rec.Serial)
+	}
+	return r, nil
+}
+
+// issuer returns the issuer's number. Where there is a serial number there is an issuer,
+// perhaps one without a name, so that the pair is unique.
+func (r *encoded) issuer(w *writer) (driver.Value, error) {
+	if r.Serial == nil && len(r.Issuer) == 0 {
+		return nil, nil
+	}
+	name := r.Issuer
+	if name == nil {
+		name = []byte{} // nil would be NULL
+	}
+	return w.issuer(name)
+}
+
+// decode makes a record of a row of selectRecord.
+func decode(row []driver.Value) *scep.Record {
+	return &scep.Record{
+		ID:               toID(row[0]),
+		Transaction:      toID(row[1]),
+		Version:          toInt(row[2]),
+		State:            scep.State(toInt(row[3])),
+		Profile:          toText(row[4]),
+		Created:          toTime(row[5]),
+		Changed:          toTime(row[6]),
+		Issuer:           toBlob(row[7]),
+		Serial:           toNumber(row[8]),
+		NotAfter:         toTime(row[9]),
+		Revoked:          toTime(row[10]),
+		RevocationReason: int(toInt(row[11])),
+		Unconfirmed:      toInt(row[12]) != 0,
+		Generation:       int(toInt(row[13])),
+		Renews:           toID(row[14]),
+		FailInfo:         scep.FailInfo(toInt(row[15])),
+		Reason:           toText(row[16]),
+		Via:              toText(row[17]),
+		RemoteAddr:       toText(row[18]),
+		TransactionID:    toText(row[19]),
+		CSR:              toBlob(row[20]),
+		Template:         toBlob(row[21]),
+		Certificate:      toBlob(row[22]),
+	}
+}

@@ -1,0 +1,248 @@
+package scep
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// New returns a [Handler], or an error that names the field of c that cannot work and what to
+// do. It signs and stores nothing.
+func New(c Config) (*Handler, error) {
+	for _, f := range []struct {
+		name  string
+		value any
+		hint  string
+	}{
+		{"CA", c.CA, "open one with a backend package, as file.Open"},
+		{"Depot", c.Depot, "use sqlite.Open, or &depot.Memory{} for tests"},
+		{"Challenge", c.Challenge, "use challenge.Static or challenge.OneTime; to admit everyone, write a ChallengeFunc that does"},
+	} {
+		if isNil(f.value) {
+			return nil, fmt.Errorf("scep: Config.%s is required: %s", f.name, f.hint)
+		}
+	}
+	c.setDefaults()
+	h := &Handler{c: c, caps: capabilities(&c)}
+	fail := func(field string, err error) (*Handler, error) {
+		return nil, fmt.Errorf("scep: Config.%s: %w", field, err)
+	}
+	if err := c.Limits.check(); err != nil {
+		return fail("Limits", err)
+	}
+	if err := c.Renewal.check(); err != nil {
+		return fail("Renewal", err)
+	}
+	if c.RetryWindow < 0 {
+		return fail("RetryWindow", errors.New("is negative"))
+	}
+	if c.Legacy&^(TripleDES|SHA1|SingleDES) != 0 {
+		return fail("Legacy", errors.New("holds an unknown algorithm"))
+	}
+	if p, ok := c.Policy.(*Profile); ok {
+		if err := p.check(); err != nil {
+			return fail("Policy", err)
+		}
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), c.Limits.Time)
+	defer cancel()
+	chain, err := c.CA.Chain(ctx)
+	if err == nil {
+		err = checkCA(chain, c.Time())
+	}
+	caIdentity, _ := c.CA.(*Identity)
+	if err == nil && caIdentity != nil {
+		err = caIdentity.check()
+	}
+	if err != nil {
+		return fail("CA", err)
+	}
+	h.chain = slices.Clone(chain)
+
+	ra := c.RA
+	if ra == nil {
+		if ra = caIdentity; ra == nil {
+			return nil, fmt.Errorf("scep: Config.RA is required with a Config.CA of type %T, which cannot open requests; make one with file.RA", c.CA)
+		}
+	}
+	gates := map[*Identity]gate{}
+	gateOf := func(id *Identity) gate {
+		if gates[id] == nil {
+			gates[id] = newGate(c.Limits.Keys)
+		}
+		return gates[id]
+	}
+	h.caGate = newGate(c.Limits.Keys)
+	if caIdentity != nil {
+		h.caGate = gateOf(caIdentity)
+	}
+	h.ownKeys = append(h.ownKeys, chain[0].PublicKey)
+
+	if c.Responder != nil {
+		if err := c.Responder.check(); err != nil {
+			return fail("Responder", err)
+		}
+		if err := checkUsage(c.Responder, x509.KeyUsageDigitalSignature, c.Time()); err != nil {
+			return fail("Responder", err)
+		}
+		h.ownKeys = append(h.ownKeys, c.Responder.Key.Public())
+	}
+	for i, id := range append([]*Identity{ra}, c.PastRA...) {
+		field := "RA"
+		switch {
+		case i > 0:
+			field = fmt.Sprintf("PastRA[%d]", i-1)
+		case c.RA == nil:
+			field = "CA"
+		}
+		if id == nil {
+			return fail(field, errors.New("is nil"))
+		}
+		if err := id.check(); err != nil {
+			return fail(field, err)
+		}
+		replier := id
+		if c.Responder != nil {
+			replier = c.Responder
+		}
+		o, err := newOpener(id, replier)
+		if err == nil && i == 0 {
+			usage := x509.KeyUsageKeyEncipherment
+			if c.Responder == nil {
+				usage |= x509.KeyUsageDigitalSignature
+			}
+			err = checkUsage(id, usage, c.Time())
+		}
+		if err != nil {
+			if field == "CA" {
+				err = fmt.Errorf("%w; or set Config.RA (see file.RA)", err)
+			}
+			return fail(field, err)
+		}
+		o.unwraps, o.replies = gateOf(id), gateOf(replier)
+		h.opens = append(h.opens, o)
+		h.ownKeys = append(h.ownKeys, id.Key.Public())
+	}
+	if c.RA != nil && ra.Certificate().CheckSignatureFrom(chain[0]) != nil && !ra.Certificate().Equal(chain[0]) {
+		c.Log.Warn("scep: the RA certificate was not issued by the CA; Apple and Intune clients will refuse it",
+			slog.String("ra", ra.Certificate().Subject.String()), slog.String("ca", chain[0].Subject.String()))
+	}
+
+	if h.caCert, h.caCertType, err = caCertificates(&c, ra, chain); err != nil {
+		return fail("Chain", err)
+	}
+	h.requests = make(chan struct{}, c.Limits.Requests)
+	return h, nil
+}
+
+func (c *Config) setDefaults() {
+	if isNil(c.Policy) {
+		c.Policy = &Profile{}
+	}
+	if c.RetryWindow == 0 {
+		c.RetryWindow = 24 * time.Hour
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Time == nil {
+		c.Time = time.Now
+	}
+	c.PastRA = slices.Clone(c.PastRA)
+	l := &c.Limits
+	if l.Bytes == 0 {
+		l.Bytes = 64 << 10
+	}
+	if l.Time == 0 {
+		l.Time = 30 * time.Second
+	}
+	if l.ReadTime == 0 {
+		l.ReadTime = 15 * time.Second
+	}
+	if l.Keys == 0 {
+		l.Keys = max(2, runtime.GOMAXPROCS(0))
+	}
+	if l.Requests == 0 {
+		l.Requests = 512
+	}
+}
+
+func (l *Limits) check() error {
+	if l.Bytes < 0 || l.Time < 0 || l.ReadTime < 0 || l.Keys < 0 || l.Requests < 0 {
+		return errors.New("a limit is negative")
+	}
+	return nil
+}
+
+func (r *Renewal) check() error {
+	if r.Window < 0 || r.Grace < 0 {
+		return errors.New("Window or Grace is negative")
+	}
+	if !r.On && *r != (Renewal{}) {
+		return errors.New("has rules but is not On")
+	}
+	return nil
+}
+
+// checkCA reports why nothing can be issued from chain[0].
+func checkCA(chain []*x509.Certificate, now time.Time) error {
+	if len(chain) == 0 {
+		return errors.New("has no certificate")
+	}
+	cert := chain[0]
+	switch {
+	case !cert.BasicConstraintsValid || !cert.IsCA:
+		return fmt.Errorf("certificate %q is not that of a CA (basicConstraints CA:TRUE); put the issuing CA's certificate first", cert.Subject)
+	case cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0:
+		return fmt.Errorf("certificate %q may not sign certificates (keyUsage keyCertSign)", cert.Subject)
+	case len(cert.RawSubject) <= 2:
+		return errors.New("the CA's certificate has an empty subject")
+	}
+	return checkDates(cert, now)
+}
+
+func checkDates(cert *x509.Certificate, now time.Time) error {
+	switch {
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("certificate %q is not valid before %s; check the clock", cert.Subject, cert.NotBefore.Format(time.RFC3339))
+	case now.After(cert.NotAfter):
+		return fmt.Errorf("certificate %q has expired at %s; renew it", cert.Subject, cert.NotAfter.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// checkUsage reports why clients would not use the certificate of id for usage (RFC 8894, 2.1.2).
+func checkUsage(id *Identity, usage x509.KeyUsage, now time.Time) error {
+	cert := id.Certificate()
+	if cert.KeyUsage != 0 && cert.KeyUsage&usage != usage {
+		want := "digitalSignature and keyEncipherment"
+		switch usage {
+		case x509.KeyUsageDigitalSignature:
+			want = "digitalSignature"
+		case x509.KeyUsageKeyEncipherment:
+			want = "keyEncipherment"
+		}
+		return fmt.Errorf("keyUsage of certificate %q lacks %s; have it issued with that", cert.Subject, want)
+	}
+	return checkDates(cert, now)
+}
+
+// isNil reports whether v is nil or holds a nil pointer or func.
+func isNil(v any) bool {
+	if v == nil {
+		return true
+	}
+	switch r := reflect.ValueOf(v); r.Kind() {
+	case reflect.Pointer, reflect.Func, reflect.Map, reflect.Interface, reflect.Chan:
+		return r.IsNil()
+	}
+	return false
+}
+

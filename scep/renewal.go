@@ -1,0 +1,126 @@
+package scep
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"time"
+
+	"github.com/scepkit/scepkit/scep/internal/cms"
+)
+
+// claimsRenewal reports whether a message must be judged as a renewal: by who signed it, not
+// by its type, because many clients renew with PKCSReq.
+func (h *Handler) claimsRenewal(in *inbound) bool {
+	return h.c.Renewal.On && bytes.Equal(in.msg.Signer.RawIssuer, h.chain[0].RawSubject) &&
+		!bytes.Equal(in.msg.Signer.RawSubject, h.chain[0].RawSubject)
+}
+
+// owned is a certificate of this handler's, with its record.
+type owned struct {
+	cert *x509.Certificate
+	id   ID
+	rec  *Record
+}
+
+// ownCertificate returns signer as this CA issued it: in the depot, under this profile, byte
+// for byte, with a signature that verifies. If it is no such certificate, nil.
+func (h *Handler) ownCertificate(ctx context.Context, signer *cms.Certificate) (*owned, error) {
+	serial := new(big.Int).SetBytes(signer.RawSerial) // ours are positive
+	rec, err := h.c.Depot.GetSerial(ctx, signer.RawIssuer, serial)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("scep: looking up the signer's certificate: %w", err)
+	}
+	if rec.Profile != h.c.Profile || rec.Unconfirmed || !bytes.Equal(rec.Certificate, signer.Raw) {
+		return nil, nil
+	}
+	cert, err := x509.ParseCertificate(rec.Certificate)
+	if err != nil {
+		return nil, depotError("reading", rec.ID, err)
+	}
+	// Only our own CA's certificate is tried as the issuer, never one from the message.
+	if err := cert.CheckSignatureFrom(h.chain[0]); err != nil {
+		return nil, nil
+	}
+	return &owned{cert, rec.ID, rec}, nil
+}
+
+// checkRenewal holds a message to the rules of Config.Renewal and returns the certificate
+// that is renewed.
+func (h *Handler) checkRenewal(ctx context.Context, in *inbound, now time.Time) (*owned, error) {
+	refuse := func(text string) error { return refuse(BadRequest, ReasonRenewal, text, nil) }
+	old, err := h.ownCertificate(ctx, in.msg.Signer)
+	if err != nil {
+		return nil, err
+	}
+	if old == nil {
+		return nil, refuse("the certificate that signed the message was not issued here")
+	}
+	rule, life := h.c.Renewal, old.cert.NotAfter.Sub(old.cert.NotBefore)
+	window := rule.Window
+	if window == 0 {
+		window = life / 3
+	}
+	switch {
+	case old.rec.State != Issued:
+		return nil, refuse("the certificate that signed the message is revoked")
+	case now.Before(old.cert.NotBefore):
+		return nil, refuse("the certificate that signed the message is not yet valid")
+	case now.After(old.cert.NotAfter.Add(rule.Grace)):
+		return nil, refuse("the certificate that signed the message has expired")
+	case !rule.Anytime && now.Before(old.cert.NotAfter.Add(-window)):
+		return nil, refuse("it is too early to renew; from " + old.cert.NotAfter.Add(-window).UTC().Format(time.RFC3339))
+	case rule.NewKey && equalKeys(old.cert.PublicKey, in.csr.PublicKey):
+		return nil, refuse("a renewal needs a new key")
+	}
+	return old, nil
+}
+
+// checkRenewedNames holds what the policy made of a renewal to the names of the certificate
+// that is renewed. The CSR is not what counts: it may ask for names that the policy never
+// grants, as it did the first time.
+func checkRenewedNames(old, next *x509.Certificate) error {
+	refuse := func(text string) error { return refuse(BadRequest, ReasonRenewal, text, nil) }
+	if !sameName(old.RawSubject, next.RawSubject) {
+		return refuse("the subject is not that of the certificate that signed the message")
+	}
+	had, err := subjectAltNames(old.Extensions)
+	if err != nil {
+		return fmt.Errorf("scep: names of certificate %x: %w", old.SerialNumber, err)
+	}
+	want, err := subjectAltNames(next.Extensions)
+	if err != nil {
+		return fmt.Errorf("scep: names of the template: %w", err)
+	}
+	for _, n := range want {
+		if !slices.ContainsFunc(had, func(o generalName) bool { return bytes.Equal(o.raw, n.raw) }) {
+			return refuse("an alternative name is not in the certificate that signed the message")
+		}
+	}
+	return nil
+}
+
+// renewed returns the certificate of the record that a renewal renews.
+func (h *Handler) renewed(ctx context.Context, id ID) (*x509.Certificate, error) {
+	rec, err := h.c.Depot.Get(ctx, id)
+	if err != nil {
+		return nil, depotError("reading", id, err)
+	}
+	if rec.State != Issued {
+		return nil, refuse(BadRequest, ReasonRenewal, "the certificate that signed the message is revoked", nil)
+	}
+	return x509.ParseCertificate(rec.Certificate)
+}
+
+func equalKeys(a, b crypto.PublicKey) bool {
+	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(b)
+}
