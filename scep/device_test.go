@@ -115,7 +115,18 @@ func setChallenge(t testing.TB, der []byte, key crypto.Signer, challenge string)
 // message signs and seals content as a message of this type.
 func (d *device) message(t testing.TB, kind string, content []byte, to *x509.Certificate) []byte {
 	t.Helper()
-	env, err := cms.Encrypt(content, cms.AES128, cms.FromX509(to), to.PublicKey)
+	return d.messageWith(t, kind, content, to, cms.AES128, crypto.SHA256)
+}
+
+// old is a PKCSReq in Triple DES and SHA-1.
+func (d *device) old(t testing.TB, to *x509.Certificate) []byte {
+	t.Helper()
+	return d.messageWith(t, "19", d.csr, to, cms.TripleDES, crypto.SHA1)
+}
+
+func (d *device) messageWith(t testing.TB, kind string, content []byte, to *x509.Certificate, cipher cms.Cipher, hash crypto.Hash) []byte {
+	t.Helper()
+	env, err := cms.Encrypt(content, cipher, cms.FromX509(to), to.PublicKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +134,7 @@ func (d *device) message(t testing.TB, kind string, content []byte, to *x509.Cer
 	rand.Read(nonce)
 	msg, err := cms.SignMessage(context.Background(), env, &cms.Attributes{
 		MessageType: kind, TransactionID: []byte(d.id), SenderNonce: nonce,
-	}, cms.FromX509(d.signer), d.key, crypto.SHA256, d.signer.Raw)
+	}, cms.FromX509(d.signer), d.key, hash, d.signer.Raw)
 	if err != nil {
 		t.Fatal(err)
 	}

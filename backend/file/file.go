@@ -165,15 +165,15 @@ func newKey(key any) (crypto.Signer, error) {
 		if n := key.N.BitLen(); n < 2048 || n > 8192 {
 			return nil, fmt.Errorf("has %d bits; use an RSA key of 2048 to 8192: %w", n, backend.ErrUnsupported)
 		}
-		return &rsaKey{key}, nil
+		return &rsaKey{hide(key)}, nil
 	case *ecdsa.PrivateKey:
 		switch key.Curve {
 		case elliptic.P256(), elliptic.P384(), elliptic.P521():
-			return &ecdsaKey{key}, nil
+			return &ecdsaKey{hide(key)}, nil
 		}
 		return nil, fmt.Errorf("is on the curve %s; use P-256, P-384 or P-521: %w", key.Params().Name, backend.ErrUnsupported)
 	case ed25519.PrivateKey:
-		return &ed25519Key{key}, nil
+		return &ed25519Key{hide(key)}, nil
 	}
 	return nil, fmt.Errorf("is of a kind that cannot sign (%T); use RSA, ECDSA or Ed25519: %w", key, backend.ErrUnsupported)
 }

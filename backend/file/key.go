@@ -20,10 +20,14 @@ import (
 	"github.com/scepkit/scepkit/backend"
 )
 
-// rsaKey is a crypto.Signer, a crypto.Decrypter and a scep.Unwrapper.
-type rsaKey struct{ key *rsa.PrivateKey }
+// hide puts a key where fmt does not find it: it prints what unexported fields point to without
+// asking for methods, as under %s.
+func hide[T any](key T) func() T { return func() T { return key } }
 
-func (k *rsaKey) Public() crypto.PublicKey { return k.key.Public() }
+// rsaKey is a crypto.Signer, a crypto.Decrypter and a scep.Unwrapper.
+type rsaKey struct{ key func() *rsa.PrivateKey }
+
+func (k *rsaKey) Public() crypto.PublicKey { return k.key().Public() }
 
 // Sign signs a digest by PKCS #1 v1.5, or by PSS if opts says so. The io.Reader is not used.
 func (k *rsaKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
@@ -32,9 +36,9 @@ func (k *rsaKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 	}
 	// Both verify their result: crypto/rsa does so in all CRT arithmetic for signatures.
 	if pss, ok := opts.(*rsa.PSSOptions); ok {
-		return rsa.SignPSS(rand.Reader, k.key, pss.Hash, digest, pss)
+		return rsa.SignPSS(rand.Reader, k.key(), pss.Hash, digest, pss)
 	}
-	return rsa.SignPKCS1v15(rand.Reader, k.key, opts.HashFunc(), digest)
+	return rsa.SignPKCS1v15(rand.Reader, k.key(), opts.HashFunc(), digest)
 }
 
 // SignContext is Sign unless ctx is done.
@@ -53,7 +57,7 @@ func (k *rsaKey) Decrypt(_ io.Reader, block []byte, opts crypto.DecrypterOpts) (
 			return nil, err
 		}
 	}
-	return k.key.Decrypt(rand.Reader, block, opts)
+	return k.key().Decrypt(rand.Reader, block, opts)
 }
 
 // UnwrapKey implements scep.Unwrapper.
@@ -61,7 +65,7 @@ func (k *rsaKey) UnwrapKey(ctx context.Context, block []byte, n int, opts crypto
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	size := k.key.Size()
+	size := k.key().Size()
 	if n < 1 || n > size-11 {
 		return nil, fmt.Errorf("file: a key of %d bytes cannot come out of %d: %w", n, size, backend.ErrUnsupported)
 	}
@@ -70,7 +74,7 @@ func (k *rsaKey) UnwrapKey(ctx context.Context, block []byte, n int, opts crypto
 
 	// A block that is out of range would be refused before the arithmetic, and so at once.
 	// Another one is decrypted in its place; whatever comes out is not looked at.
-	inRange := len(block) == size && bytes.Compare(block, k.key.N.FillBytes(make([]byte, size))) < 0
+	inRange := len(block) == size && bytes.Compare(block, k.key().N.FillBytes(make([]byte, size))) < 0
 	out := key
 	if !inRange {
 		block = make([]byte, size)
@@ -81,13 +85,13 @@ func (k *rsaKey) UnwrapKey(ctx context.Context, block []byte, n int, opts crypto
 	var err error
 	switch opts := opts.(type) {
 	case *rsa.PKCS1v15DecryptOptions:
-		err = rsa.DecryptPKCS1v15SessionKey(nil, k.key, block, out)
+		err = rsa.DecryptPKCS1v15SessionKey(nil, k.key(), block, out)
 	case *rsa.OAEPOptions:
 		if err := checkOAEP(opts); err != nil {
 			return nil, err
 		}
 		var got []byte
-		if got, err = k.key.Decrypt(nil, block, opts); err == nil && len(got) == n {
+		if got, err = k.key().Decrypt(nil, block, opts); err == nil && len(got) == n {
 			subtle.ConstantTimeCopy(1, out, got)
 		}
 	default:
@@ -101,20 +105,20 @@ func (k *rsaKey) UnwrapKey(ctx context.Context, block []byte, n int, opts crypto
 }
 
 // ecdsaKey is a crypto.Signer.
-type ecdsaKey struct{ key *ecdsa.PrivateKey }
+type ecdsaKey struct{ key func() *ecdsa.PrivateKey }
 
-func (k *ecdsaKey) Public() crypto.PublicKey { return k.key.Public() }
+func (k *ecdsaKey) Public() crypto.PublicKey { return k.key().Public() }
 
 // Sign signs a digest. The io.Reader is not used.
 func (k *ecdsaKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if err := checkDigest(digest, opts); err != nil {
 		return nil, err
 	}
-	sig, err := ecdsa.SignASN1(rand.Reader, k.key, digest)
+	sig, err := ecdsa.SignASN1(rand.Reader, k.key(), digest)
 	if err != nil {
 		return nil, err
 	}
-	if !ecdsa.VerifyASN1(&k.key.PublicKey, digest, sig) {
+	if !ecdsa.VerifyASN1(&k.key().PublicKey, digest, sig) {
 		return nil, errFault
 	}
 	return sig, nil
@@ -129,9 +133,9 @@ func (k *ecdsaKey) SignContext(ctx context.Context, r io.Reader, digest []byte, 
 }
 
 // ed25519Key is a crypto.Signer.
-type ed25519Key struct{ key ed25519.PrivateKey }
+type ed25519Key struct{ key func() ed25519.PrivateKey }
 
-func (k *ed25519Key) Public() crypto.PublicKey { return k.key.Public() }
+func (k *ed25519Key) Public() crypto.PublicKey { return k.key().Public() }
 
 // Sign signs a message, not a digest: opts.HashFunc must be 0. The io.Reader is not used.
 func (k *ed25519Key) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
@@ -141,8 +145,8 @@ func (k *ed25519Key) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) (
 	if o, ok := opts.(*ed25519.Options); ok && o.Context != "" {
 		return nil, fmt.Errorf("file: Ed25519 with a context is not used in certificates: %w", backend.ErrUnsupported)
 	}
-	sig := ed25519.Sign(k.key, message)
-	if !ed25519.Verify(k.key.Public().(ed25519.PublicKey), message, sig) {
+	sig := ed25519.Sign(k.key(), message)
+	if !ed25519.Verify(k.key().Public().(ed25519.PublicKey), message, sig) {
 		return nil, errFault
 	}
 	return sig, nil

@@ -42,8 +42,8 @@ func connect(path string, wait time.Duration) (*conn, error) {
 			fmt.Sprintf("busy_timeout(%d)", wait.Milliseconds()),
 			"synchronous(FULL)",
 			"foreign_keys(ON)",
-			"cell_size_check(ON)",
 			"trusted_schema(OFF)",
+			"wal_autocheckpoint(4000)",
 			"journal_size_limit(67108864)",
 		},
 	}.Encode()}

@@ -11,8 +11,8 @@ import (
 const (
 	insertRecord = `INSERT INTO record (id, trans, version, state, profile, created, changed,
 		issuer, serial, not_after, revoked, revocation_reason, unconfirmed, generation, renews,
-		fail_info, reason, via, remote_addr, transaction_id, subject, san, csr, template, certificate)
-		VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		fail_info, reason, via, remote_addr, transaction_id, subject, san, csr, template)
+		VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 	// updateRecord is for the usual case, that no indexed column but the state changes:
 	// SQLite writes index entries anew for every column that is set, changed or not. The
@@ -20,22 +20,27 @@ const (
 	updateRecord = `UPDATE record SET version = version + 1, state = ?1, profile = ?2, changed = ?3,
 		not_after = ?4, revoked = ?5, revocation_reason = ?6, unconfirmed = ?7, generation = ?8,
 		renews = ?9, fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
-		transaction_id = ?14, csr = ?15, template = ?16, certificate = ?17
-		WHERE id = ?18 AND version = ?19 AND trans = ?20 AND created IS ?21 AND issuer IS ?22 AND serial IS ?23`
+		transaction_id = ?14, csr = ?15, template = ?16
+		WHERE id = ?17 AND version = ?18 AND trans = ?19 AND created IS ?20 AND issuer IS ?21 AND serial IS ?22`
 
 	replaceRecord = `UPDATE record SET version = version + 1, state = ?1, profile = ?2, changed = ?3,
 		not_after = ?4, revoked = ?5, revocation_reason = ?6, unconfirmed = ?7, generation = ?8,
 		renews = ?9, fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
-		transaction_id = ?14, csr = ?15, template = ?16, certificate = ?17,
-		trans = ?20, created = ?21, issuer = ?22, serial = ?23, subject = ?24, san = ?25
-		WHERE id = ?18 AND version = ?19`
+		transaction_id = ?14, csr = ?15, template = ?16,
+		trans = ?19, created = ?20, issuer = ?21, serial = ?22, subject = ?23, san = ?24
+		WHERE id = ?17 AND version = ?18`
+
+	putCertificate = `INSERT INTO certificate (record, der) SELECT stored, ?2 FROM record WHERE id = ?1
+		ON CONFLICT (record) DO UPDATE SET der = excluded.der WHERE der <> excluded.der`
+
+	dropCertificate = `DELETE FROM certificate WHERE record = (SELECT stored FROM record WHERE id = ?)`
 
 	hasRecord = `SELECT 1 FROM record WHERE id = ?`
 
 	selectRecord = `SELECT id, trans, version, state, profile, created, changed,
 		(SELECT name FROM issuer WHERE number = record.issuer), serial, not_after, revoked,
 		revocation_reason, unconfirmed, generation, renews, fail_info, reason, via, remote_addr,
-		transaction_id, csr, template, certificate FROM record`
+		transaction_id, csr, template, (SELECT der FROM certificate WHERE certificate.record = record.stored) FROM record`
 	recordColumns = 23
 
 	getRecord    = selectRecord + ` WHERE id = ?`
@@ -62,7 +67,10 @@ func (db *DB) Create(ctx context.Context, rec *scep.Record) error {
 		_, err = w.insertRecord.exec(r.id, r.trans, int64(r.State), r.Profile, micros(r.Created), micros(r.Changed),
 			issuer, r.serial, micros(r.NotAfter), micros(r.Revoked), int64(r.RevocationReason), truth(r.Unconfirmed),
 			int64(r.Generation), r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
-			text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template), blob(r.Certificate))
+			text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template))
+		if err == nil && len(r.Certificate) > 0 {
+			_, err = w.putCertificate.exec(r.id, r.Certificate)
+		}
 		return refused(err)
 	})
 	if err == nil {
@@ -86,25 +94,32 @@ func (db *DB) Update(ctx context.Context, rec *scep.Record) error {
 			int64(r.State), r.Profile, micros(r.Changed),
 			micros(r.NotAfter), micros(r.Revoked), int64(r.RevocationReason), truth(r.Unconfirmed), int64(r.Generation),
 			r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
-			text(r.TransactionID), blob(r.CSR), blob(r.Template), blob(r.Certificate),
+			text(r.TransactionID), blob(r.CSR), blob(r.Template),
 			r.id, r.Version, r.trans, micros(r.Created), issuer, r.serial,
 			nil, nil,
 		}
-		n, err := w.updateRecord.exec(args[:23]...)
-		if n == 1 || err != nil {
-			return nil, err
+		n, err := w.updateRecord.exec(args[:22]...)
+		if err == nil && n == 0 {
+			subject, san := names(r.Record)
+			args[22], args[23] = text(subject), text(san)
+			n, err = w.replaceRecord.exec(args[:]...)
 		}
-		subject, san := names(r.Record)
-		args[23], args[24] = text(subject), text(san)
-		n, err = w.replaceRecord.exec(args[:]...)
-		if n == 1 || err != nil {
+		if err != nil {
 			return refused(err)
 		}
-		found, err := w.has(w.hasRecord, r.id)
-		if err == nil && !found {
-			return scep.ErrNotFound, nil
+		if n == 0 {
+			found, err := w.has(w.hasRecord, r.id)
+			if err == nil && !found {
+				return scep.ErrNotFound, nil
+			}
+			return scep.ErrStale, err
 		}
-		return scep.ErrStale, err
+		if len(r.Certificate) > 0 {
+			_, err = w.putCertificate.exec(r.id, r.Certificate)
+		} else {
+			_, err = w.dropCertificate.exec(r.id)
+		}
+		return nil, err
 	})
 	if err == nil {
 		rec.Version++

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -22,9 +23,10 @@ type write struct {
 	state  atomic.Int32
 
 	// do makes the change. It runs in the committer, perhaps after the caller has gone,
-	// and so touches nothing of the caller's. All that it changes it changes in its last
-	// statement: if that fails there is nothing to undo, and the rest of the batch goes
-	// on. An answer that is not one of the contract's is an error of the whole batch.
+	// and so touches nothing of the caller's. An answer that is one of the contract's
+	// errors means that nothing has changed, or nothing that matters: there is no
+	// undoing one write, and the rest of the batch goes on. Any other error ends the
+	// whole batch.
 	do func(*writer) (answer, err error)
 
 	answer error
@@ -98,6 +100,7 @@ func (db *DB) commit(w *writer, batch []*write) []*write {
 		answer(batch, explain(db.path, err))
 		return batch
 	}
+	runtime.Gosched() // for those who are about to come
 	batch = db.gather(batch)
 	for _, op := range batch {
 		if !op.state.CompareAndSwap(waiting, started) {
@@ -194,6 +197,7 @@ type writer struct {
 	begin, commit, rollback *statement
 
 	insertRecord, updateRecord, replaceRecord, hasRecord *statement
+	putCertificate, dropCertificate                      *statement
 	insertIssuer, findIssuer                             *statement
 
 	forgetChallenges, countChallenges, insertChallenge *statement
@@ -223,6 +227,9 @@ func newWriter(c *conn) (*writer, error) {
 		hasRecord:     &w.hasRecord,
 		insertIssuer:  &w.insertIssuer,
 		findIssuer:    &w.findIssuer,
+
+		putCertificate:  &w.putCertificate,
+		dropCertificate: &w.dropCertificate,
 
 		forgetChallenges: &w.forgetChallenges,
 		countChallenges:  &w.countChallenges,
@@ -271,7 +278,7 @@ func (w *writer) issuer(name []byte) (int64, error) {
 	return n, nil
 }
 
-// refused turns the error of a write's last statement into an answer.
+// refused turns the error of a statement that changes something into an answer.
 func refused(err error) (answer, failure error) {
 	if isTaken(err) {
 		return scep.ErrExists, nil

@@ -24,7 +24,7 @@ func TestNormalize(t *testing.T) {
 		{"nested indefinite", "30 80 31 80 02 01 05 00 00 00 00", "30 05 31 03 02 01 05"},
 		{"indefinite in definite", "30 07 31 80 02 01 05 00 00", "30 05 31 03 02 01 05"},
 		{"definite in indefinite", "30 80 31 03 02 01 05 00 00", "30 05 31 03 02 01 05"},
-		{"long length", "30 82 00 03 02 81 01 05", "30 03 02 01 05"},
+		{"long length", "30 82 00 04 02 81 01 05", "30 03 02 01 05"},
 		{"length with many zeros", "04 8a 00 00 00 00 00 00 00 00 00 01 aa", "04 01 aa"},
 		{"constructed OCTET STRING", "24 06 04 01 aa 04 01 bb", "04 02 aa bb"},
 		{"constructed OCTET STRING, indefinite", "24 80 04 01 aa 04 00 04 01 bb 00 00", "04 02 aa bb"},
@@ -141,7 +141,6 @@ func TestHostileNesting(t *testing.T) {
 		"many empty elements":            tlv(0x30, bytes.Repeat([]byte{4, 0}, 1<<20)),
 		"constructed strings":            bytes.Repeat([]byte{0x24, 0x80}, 1<<20),
 		"one long string, in bad pieces": append([]byte{0x24, 0x80}, bytes.Repeat([]byte{4, 1, 5}, 1<<20/3)...),
-		"length octets":                  append([]byte{0x30, 0xfe}, make([]byte, 1<<20)...),
 	}
 	for name, b := range bombs {
 		t.Run(name, func(t *testing.T) {

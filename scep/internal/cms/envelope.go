@@ -128,6 +128,7 @@ func (r *Recipient) read(s cryptobyte.String) bool {
 	}
 	switch string(a.oid) {
 	case oidRSA:
+		//lint:ignore SA1019 SCEP has no other key transport that all clients know.
 		r.Options = &rsa.PKCS1v15DecryptOptions{}
 	case oidOAEP:
 		if o := oaep(a.params); o != nil {

@@ -95,7 +95,7 @@ func newIdentity(key crypto.Signer, cn string, change func(*x509.Certificate)) *
 		Subject:      pkix.Name{CommonName: cn, Organization: []string{"Test"}},
 		NotBefore:    time.Unix(1700000000, 0),
 		NotAfter:     time.Unix(4000000000, 0),
-		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
+		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		IsCA:         true, BasicConstraintsValid: true,
 		SubjectKeyId: []byte("key identifier of " + cn),
 	}

@@ -1,0 +1,331 @@
+package file
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/scep"
+)
+
+// RAOptions say what [RA] makes. The zero RAOptions is usable.
+type RAOptions struct {
+	// KeyBits is the size of the RSA key: 2048, 3072 or 4096. If zero, a new key has 2048 and
+	// any size of an old one will do.
+	KeyBits int
+
+	// Validity is how long a new certificate is valid from now on, if the CA's does not end
+	// before that; at least an hour. If zero, 365 days.
+	Validity time.Duration
+
+	// Time returns the current time. If nil, time.Now is used.
+	Time func() time.Time
+}
+
+// ignoreAfter is how long after its end an RA certificate is still returned in past.
+const ignoreAfter = 90 * 24 * time.Hour
+
+// RA returns the identity that opens requests and signs replies for ca, for [scep.Config].RA:
+// an RSA key and a certificate that ca has issued for it, followed by ca's chain. It is kept in
+// dir, which belongs to one CA; RA makes dir if need be. Use it where the CA's key cannot
+// decrypt, or should not be asked to by strangers.
+//
+// If there is none, or less than a third of its life is left, or the CA has another key or name
+// than the one that issued it, RA makes a new one. The others are returned in past, newest
+// first, for [scep.Config].PastRA: devices go on using the certificate that they were given. A
+// certificate that ended more than 90 days ago is left out. Files are never deleted.
+//
+// Call RA at every start, and from time to time after that, as once a day, to make a new
+// handler when the certificate is another. Several processes may use one dir, also at the same
+// moment: they get the same identity. One that has not called RA since another process made a
+// new certificate does not have it yet, so behind a load balancer call it everywhere in turn
+// without delay.
+//
+// Each file, ra-NUMBER.pem with mode 0600, has one key and its certificates; [Open] opens it.
+// A file that cannot be read is an error, and no new identity is made in its place. The
+// certificate is not in any depot.
+func RA(ctx context.Context, ca scep.CA, dir string, o RAOptions) (ra *scep.Identity, past []*scep.Identity, err error) {
+	switch o.KeyBits {
+	case 0, 2048, 3072, 4096:
+	default:
+		return nil, nil, fmt.Errorf("file: RAOptions.KeyBits is %d; use 2048, 3072 or 4096: %w", o.KeyBits, backend.ErrUnsupported)
+	}
+	if o.Validity == 0 {
+		o.Validity = 365 * 24 * time.Hour
+	}
+	if o.Validity < time.Hour {
+		return nil, nil, fmt.Errorf("file: RAOptions.Validity is %v; use an hour or more", o.Validity)
+	}
+	chain, err := ca.Chain(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("file: RA: asking the CA for its chain: %w", err)
+	}
+	if len(chain) == 0 || !chain[0].IsCA {
+		return nil, nil, fmt.Errorf("file: RA: the CA has no CA certificate, which an RA certificate could be issued under: %w", backend.ErrMismatch)
+	}
+	r := &raDir{dir: dir, ca: ca, chain: chain, o: o, now: clock(o.Time), link: os.Link}
+	switch issuer := chain[0]; {
+	case r.now.After(issuer.NotAfter):
+		return nil, nil, fmt.Errorf("file: RA: the CA certificate %q ended on %v; renew it", issuer.Subject, issuer.NotAfter)
+	case r.now.Before(issuer.NotBefore):
+		return nil, nil, fmt.Errorf("file: RA: the CA certificate %q begins on %v; set the clock", issuer.Subject, issuer.NotBefore)
+	}
+	if err := r.prepare(); err != nil {
+		return nil, nil, err
+	}
+
+	// A new generation has the number after the greatest, and of all who make that file one
+	// succeeds. The others look again, and find it. Nothing is locked, so a crash leaves
+	// nothing locked.
+	for range 10 {
+		gens, err := r.read(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		if i := slices.IndexFunc(gens, r.usable); i >= 0 {
+			ra = &scep.Identity{Certificates: append(gens[i].id.Certificates[:1:1], chain...), Key: gens[i].id.Key}
+			for j, g := range gens {
+				if j != i && r.now.Before(g.id.Certificate().NotAfter.Add(ignoreAfter)) {
+					past = append(past, g.id)
+				}
+			}
+			return ra, past, nil
+		}
+		next := uint64(1)
+		if len(gens) > 0 {
+			next = gens[0].number + 1
+		}
+		if err := r.issue(ctx, next); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, nil, err
+		}
+	}
+	return nil, nil, fmt.Errorf("file: RA: others keep making certificates in %q that do not do here; use one directory for one CA, and the same options in all processes", dir)
+}
+
+// raDir is one call of RA.
+type raDir struct {
+	dir   string
+	ca    scep.CA
+	chain []*x509.Certificate
+	o     RAOptions
+	now   time.Time
+	link  func(from, to string) error // as writeNew has it
+}
+
+// A generation is a file in the directory.
+type generation struct {
+	number uint64
+	id     *scep.Identity
+}
+
+// prepare makes the directory, or checks it.
+func (r *raDir) prepare() error {
+	err := os.Mkdir(r.dir, 0o700)
+	if err == nil {
+		err = syncDir(filepath.Dir(r.dir))
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("file: RA: making the directory: %w", err)
+	}
+	info, err := os.Stat(r.dir)
+	switch {
+	case err != nil:
+		return fmt.Errorf("file: RA: %w", err)
+	case !info.IsDir():
+		return fmt.Errorf("file: RA: %q is not a directory; name another", r.dir)
+	case runtime.GOOS != "windows" && info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("file: RA: others may write to the directory %q (mode %04o); run `chmod 700 %s`", r.dir, info.Mode().Perm(), r.dir)
+	}
+	return nil
+}
+
+func (r *raDir) name(number uint64) string {
+	return filepath.Join(r.dir, fmt.Sprintf("ra-%06d.pem", number))
+}
+
+// read returns the generations there are, newest first.
+func (r *raDir) read(ctx context.Context) ([]generation, error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return nil, fmt.Errorf("file: RA: %w", err)
+	}
+	var gens []generation
+	for _, e := range entries {
+		middle, ok := strings.CutPrefix(e.Name(), "ra-")
+		middle, ok2 := strings.CutSuffix(middle, ".pem")
+		number, err := strconv.ParseUint(middle, 10, 32)
+		if !ok || !ok2 || err != nil || e.Name() != filepath.Base(r.name(number)) {
+			continue
+		}
+		id, err := r.open(ctx, r.name(number))
+		if err != nil {
+			return nil, err
+		}
+		gens = append(gens, generation{number, id})
+	}
+	slices.SortFunc(gens, func(a, b generation) int { return cmp.Compare(b.number, a.number) })
+	return gens, nil
+}
+
+// open opens one generation.
+func (r *raDir) open(ctx context.Context, name string) (*scep.Identity, error) {
+	// Without links (see placeOver) a file is empty for a moment.
+	for range 20 {
+		info, err := os.Stat(name)
+		if err != nil {
+			return nil, fmt.Errorf("file: RA: %w", err)
+		}
+		if info.Size() > 0 {
+			break
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("file: RA: waiting for %q to be written: %w", name, ctx.Err())
+		}
+	}
+	id, err := Open(name, name)
+	if err != nil {
+		return nil, fmt.Errorf("file: RA: opening what was made before: %w; put the file right, or if that is impossible move it away", err)
+	}
+	if _, ok := id.Key.(*rsaKey); !ok {
+		return nil, fmt.Errorf("file: RA: the key in %q cannot decrypt; move the file away: %w", name, backend.ErrUnsupported)
+	}
+	return id, nil
+}
+
+// usable reports whether g is as good as a new one would be.
+func (r *raDir) usable(g generation) bool {
+	cert := g.id.Certificate()
+	if r.now.Before(cert.NotBefore) || r.now.After(cert.NotAfter) || checkIssued(cert, r.chain[0]) != nil {
+		return false
+	}
+	if r.o.KeyBits != 0 && cert.PublicKey.(*rsa.PublicKey).N.BitLen() != r.o.KeyBits {
+		return false
+	}
+	third := cert.NotAfter.Sub(cert.NotBefore) / 3
+	return r.now.Before(cert.NotAfter.Add(-third)) || !cert.NotAfter.Before(r.end()) // a new one would not last longer
+}
+
+// end returns when a new certificate would end.
+func (r *raDir) end() time.Time {
+	end := r.now.Add(r.o.Validity)
+	if limit := r.chain[0].NotAfter; end.After(limit) {
+		return limit
+	}
+	return end
+}
+
+// issue makes a generation. If another made it first, the error wraps fs.ErrExist.
+func (r *raDir) issue(ctx context.Context, number uint64) error {
+	bits := r.o.KeyBits
+	if bits == 0 {
+		bits = 2048
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("file: RA: %w", err)
+	}
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		return fmt.Errorf("file: RA: making a key: %w", err)
+	}
+	tmpl, err := r.template(key.Public())
+	if err != nil {
+		return err
+	}
+	asked := *tmpl // a CA may have its own idea of it
+	cert, err := r.ca.Sign(ctx, &asked, key.Public())
+	if err != nil {
+		return fmt.Errorf("file: RA: having the certificate signed: %w", err)
+	}
+	if err := r.checkSigned(cert, tmpl, &key.PublicKey); err != nil {
+		return fmt.Errorf("file: RA: the CA signed a certificate that does not do: %w", err)
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return err
+	}
+	data := append(keyPEM, encodeCerts(append([]*x509.Certificate{cert}, r.chain...)...)...)
+	if err := writeNew(r.name(number), data, 0o600, r.link); err != nil {
+		return fmt.Errorf("file: RA: %w", err)
+	}
+	return nil
+}
+
+// template returns the certificate that is asked for.
+func (r *raDir) template(pub crypto.PublicKey) (*x509.Certificate, error) {
+	issuer := r.chain[0]
+	spki, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return nil, fmt.Errorf("file: RA: encoding the key: %w", err)
+	}
+	var info struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(spki, &info); err != nil {
+		return nil, fmt.Errorf("file: RA: encoding the key: %w", err)
+	}
+	keyID := sha256.Sum256(info.Key.Bytes) // RFC 7093, 2, method 1
+
+	start := r.now.Add(-10 * time.Minute)
+	if start.Before(issuer.NotBefore) {
+		start = issuer.NotBefore
+	}
+	// No extended key usage: clients tell by the key usage which certificate to use for what.
+	return &x509.Certificate{
+		SerialNumber:          newSerial(),
+		Subject:               pkix.Name{CommonName: raName(issuer.Subject.CommonName)},
+		NotBefore:             start,
+		NotAfter:              r.end(),
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		BasicConstraintsValid: true,
+		SubjectKeyId:          keyID[:20],
+		AuthorityKeyId:        issuer.SubjectKeyId,
+	}, nil
+}
+
+// raName returns the common name of an RA for the CA of that name. A common name has at most 64
+// characters (RFC 5280, appendix A.1).
+func raName(ca string) string {
+	const suffix = " SCEP RA"
+	if r := []rune(ca); len(r) > 64-len(suffix) {
+		ca = string(r[:64-len(suffix)])
+	}
+	return strings.TrimSpace(strings.TrimSpace(ca) + suffix)
+}
+
+// checkSigned reports what is wrong with cert, which was to be like tmpl.
+func (r *raDir) checkSigned(cert, tmpl *x509.Certificate, pub *rsa.PublicKey) error {
+	if err := checkIssued(cert, r.chain[0]); err != nil {
+		return fmt.Errorf("it is not issued by %q: %w", r.chain[0].Subject, err)
+	}
+	switch {
+	case !pub.Equal(cert.PublicKey):
+		return errors.New("it is for another key")
+	case cert.IsCA:
+		return errors.New("it is a CA certificate")
+	case cert.KeyUsage != tmpl.KeyUsage:
+		return errors.New("its key usage is not digitalSignature and keyEncipherment")
+	case !cert.NotBefore.Equal(tmpl.NotBefore) || !cert.NotAfter.Equal(tmpl.NotAfter):
+		return fmt.Errorf("it is valid from %v to %v; asked for was %v to %v", cert.NotBefore, cert.NotAfter, tmpl.NotBefore, tmpl.NotAfter)
+	}
+	return nil
+}
