@@ -217,7 +217,6 @@ func (r *reply) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-
 func benchRSA(b *testing.B) *rsa.PrivateKey {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -255,4 +254,3 @@ func benchIssue(b *testing.B, tmpl, parent *x509.Certificate, pub crypto.PublicK
 	}
 	return &scep.Identity{Certificates: []*x509.Certificate{cert}, Key: key}
 }
-

@@ -18,8 +18,7 @@ type Config struct {
 	// [ChallengeFunc] that says so.
 	Challenge Challenge
 
-	// RA opens requests and signs replies. Its certificate is issued by CA (see [NewRA]
-	// and file.RA). If nil, CA must be an [*Identity] whose RSA key can do both, and
+	// RA opens requests and signs replies. Its certificate is issued by CA (see file.RA). If nil, CA must be an [*Identity] whose RSA key can do both, and
 	// whose certificate allows digitalSignature and keyEncipherment.
 	RA *Identity
 

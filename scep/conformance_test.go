@@ -2,6 +2,7 @@ package scep_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/rsa"
 	"fmt"
 	"io"
@@ -172,7 +173,7 @@ func records(t *testing.T, srv *sceptest.Server) []*scep.Record {
 	if !ok {
 		t.Fatalf("Depot is a %T", srv.Config.Depot)
 	}
-	all, err := d.List(t.Context(), scep.Query{Limit: 1 << 20})
+	all, err := d.List(context.Background(), scep.Query{Limit: 1 << 20}) // t.Context has ended when cleaning up
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,6 +30,9 @@ import (
 // the CertRep.
 var steps = []string{"Get", "Validate", "Template", "Create", "Sign", "Update", "Confirm", "Confirmed", "Reply"}
 
+// changes reports whether there is anything that can have happened when a step fails.
+func changes(step string) bool { return step != "Get" && step != "Template" && step != "Reply" }
+
 // A store is a depot that also keeps one-time challenges.
 type store interface {
 	scep.Depot
@@ -130,6 +133,9 @@ func TestFaults(t *testing.T) {
 	for _, st := range stores {
 		for _, step := range steps {
 			for _, happened := range []bool{false, true} {
+				if happened && !changes(step) {
+					continue
+				}
 				for _, retry := range []string{"same message", "new message", "poll"} {
 					name := fmt.Sprintf("%s/%s/happened=%v/%s", st.name, step, happened, retry)
 					t.Run(name, func(t *testing.T) {
@@ -266,8 +272,8 @@ func TestKill9(t *testing.T) {
 	}
 	for _, step := range steps {
 		for _, when := range []string{"before", "after"} {
-			if when == "after" && (step == "Get" || step == "Template" || step == "Reply") {
-				continue // changes nothing: the same as before the next step
+			if when == "after" && !changes(step) {
+				continue // the same as before the next step
 			}
 			t.Run(step+"/"+when, func(t *testing.T) {
 				t.Parallel()

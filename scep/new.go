@@ -12,8 +12,12 @@ import (
 	"time"
 )
 
+// A checker is a Depot, Challenge or Policy that can tell that it will not work as it is set up.
+type checker interface{ Check() error }
+
 // New returns a [Handler], or an error that names the field of c that cannot work and what to
-// do. It signs and stores nothing.
+// do. It signs and stores nothing. A Depot, Challenge or Policy with a method Check() error is
+// asked whether it can work.
 func New(c Config) (*Handler, error) {
 	for _, f := range []struct {
 		name  string
@@ -45,9 +49,14 @@ func New(c Config) (*Handler, error) {
 	if c.Legacy&^(TripleDES|SHA1|SingleDES) != 0 {
 		return fail("Legacy", errors.New("holds an unknown algorithm"))
 	}
-	if p, ok := c.Policy.(*Profile); ok {
-		if err := p.check(); err != nil {
-			return fail("Policy", err)
+	for _, f := range []struct {
+		name  string
+		value any
+	}{{"Depot", c.Depot}, {"Challenge", c.Challenge}, {"Policy", c.Policy}} {
+		if v, ok := f.value.(checker); ok {
+			if err := v.Check(); err != nil {
+				return fail(f.name, err)
+			}
 		}
 	}
 
@@ -245,4 +254,3 @@ func isNil(v any) bool {
 	}
 	return false
 }
-

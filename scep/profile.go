@@ -57,10 +57,10 @@ type Profile struct {
 	// certificate as they are.
 	OCSPServer, IssuingCertificateURL, CRLDistributionPoints []string
 
-	// Check, if not nil, may change or refuse the template, with errors as those of
+	// Change, if not nil, may change or refuse the template, with errors as those of
 	// [Policy]. To change the subject, set Subject and clear RawSubject. Alternative
 	// names are in their fields; if there are UPNs, all are in ExtraExtensions.
-	Check func(ctx context.Context, req *Request, tmpl *x509.Certificate) error
+	Change func(ctx context.Context, req *Request, tmpl *x509.Certificate) error
 }
 
 // extKeyUsages is fixed; indexes are x509.ExtKeyUsage.
@@ -111,8 +111,8 @@ func (p *Profile) allowedKeyUsage() x509.KeyUsage {
 	return p.KeyUsage
 }
 
-// check reports what makes the profile useless.
-func (p *Profile) check() error {
+// Check reports what makes the profile useless. [New] calls it.
+func (p *Profile) Check() error {
 	low, high := p.rsaBits()
 	switch {
 	case p.Validity < 0:
@@ -176,8 +176,8 @@ func (p *Profile) Template(ctx context.Context, req *Request) (*x509.Certificate
 	if err := p.names(req.CSR, tmpl); err != nil {
 		return nil, err
 	}
-	if p.Check != nil {
-		if err := p.Check(ctx, req, tmpl); err != nil {
+	if p.Change != nil {
+		if err := p.Change(ctx, req, tmpl); err != nil {
 			return nil, err
 		}
 	}

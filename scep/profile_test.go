@@ -360,7 +360,7 @@ func TestDates(t *testing.T) {
 // TestPolicies has policies that change, refuse or ask too much.
 func TestPolicies(t *testing.T) {
 	check := func(f func(tmpl *x509.Certificate) error) scep.Policy {
-		return &scep.Profile{Check: func(_ context.Context, _ *scep.Request, tmpl *x509.Certificate) error { return f(tmpl) }}
+		return &scep.Profile{Change: func(_ context.Context, _ *scep.Request, tmpl *x509.Certificate) error { return f(tmpl) }}
 	}
 	oid, _ := x509.OIDFromInts([]uint64{1, 2, 3, 4})
 	a := issue(t, check(func(tmpl *x509.Certificate) error {

@@ -57,7 +57,8 @@ type CAOptions struct {
 //
 // CreateCA never overwrites: if one of the files exists, the error wraps [fs.ErrExist]. The key
 // is written first, with mode 0600, and is on disk before the certificate is. Neither file is
-// ever seen half written. If a crash leaves a key without a certificate, the next call says so.
+// ever seen half written, though for a moment empty where the file system has no hard links. If
+// a crash leaves a key without a certificate, the next call says so.
 func CreateCA(chain, key string, o CAOptions) (*scep.Identity, error) {
 	if o.Validity < 0 {
 		return nil, fmt.Errorf("file: CAOptions.Validity is negative (%v)", o.Validity)

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 SCEP devices send PKCS #1 v1.5
+
 package file
 
 import (
@@ -148,7 +150,6 @@ func wrap(t *testing.T, key []byte, opts crypto.DecrypterOpts) []byte {
 	if o, ok := opts.(*rsa.OAEPOptions); ok {
 		return must(rsa.EncryptOAEPWithOptions(rand.Reader, pub, key, o))
 	}
-	//lint:ignore SA1019 SCEP needs it
 	return must(rsa.EncryptPKCS1v15(rand.Reader, pub, key))
 }
 

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 SCEP devices send PKCS #1 v1.5
+
 package file
 
 import (
@@ -136,7 +138,6 @@ func TestRARenewal(t *testing.T) {
 	}
 	// What was sealed for the first is still opened.
 	secret := []byte("sixteen bytes ok")
-	//lint:ignore SA1019 SCEP needs it
 	block := must(rsa.EncryptPKCS1v15(rand.Reader, first.Certificate().PublicKey.(*rsa.PublicKey), secret))
 	got, err := past[0].Key.(scep.Unwrapper).UnwrapKey(t.Context(), block, 16, &rsa.PKCS1v15DecryptOptions{})
 	if err != nil || !bytes.Equal(got, secret) {

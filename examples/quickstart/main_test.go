@@ -202,11 +202,11 @@ func TestSecondRun(t *testing.T) {
 	if err := second.stop(os.Interrupt); err != nil {
 		t.Errorf("interrupted: %v", err)
 	}
-	third := start(t, dir, "-challenge", "another one")
+	third := start(t, dir, "-challenge", "another-one")
 	if first.fingerprint != second.fingerprint || first.challenge != second.challenge || first.fingerprint != third.fingerprint {
 		t.Errorf("another CA or challenge: %+v, %+v, %+v", first, second, third)
 	}
-	if third.challenge != "another" { // as far as the pattern reads
+	if third.challenge != "another-one" {
 		t.Errorf("-challenge was not taken: %q", third.challenge)
 	}
 	for name, mode := range map[string]os.FileMode{"ca.key": 0o600, "challenge": 0o600, "scep.db": 0o600} {
@@ -226,7 +226,7 @@ func TestCannotStart(t *testing.T) {
 	}{
 		{"kind of key", []string{"-ca-key", "dsa"}, nil, "use rsa2048"},
 		{"address", []string{"-addr", "127.0.0.1:99999"}, nil, "invalid port"},
-		{"CA key is garbage", nil, map[string]string{"ca.pem": "x", "ca.key": "x"}, "ca.pem"},
+		{"CA key is garbage", nil, map[string]string{"ca.pem": "x", "ca.key": "x"}, "ca.key"},
 		{"empty challenge", nil, map[string]string{"challenge": "\n"}, "remove it"},
 		{"depot is no database", nil, map[string]string{"scep.db": strings.Repeat("no database ", 100)}, "scep.db"},
 		{"argument", []string{"serve"}, nil, "Usage"},

@@ -200,7 +200,7 @@ func choose(certificates, anchors []*x509.Certificate, now time.Time) (*CA, erro
 		ca       = &CA{Certificates: certificates, anchors: anchors}
 		trusted  []*x509.Certificate // of certificates
 		reasons  []error             // why others are not
-		pinnedRA = slices.ContainsFunc(anchors, func(a *x509.Certificate) bool { return !isCA(a) })
+		pinnedRA = slices.ContainsFunc(anchors, isRA)
 		opts     = x509.VerifyOptions{
 			Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(),
 			CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
@@ -221,9 +221,9 @@ func choose(certificates, anchors []*x509.Certificate, now time.Time) (*CA, erro
 		switch {
 		case err != nil:
 			err = fmt.Errorf("%.100q: %w", cert.Subject, err)
-		case !isCA(cert) && pinnedRA && !pinned:
+		case isRA(cert) && pinnedRA && !pinned:
 			err = fmt.Errorf("%.100q is another RA than the one that is pinned", cert.Subject)
-		case !isCA(cert) && !pinned && slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
+		case isRA(cert) && !pinned && slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
 			// Any device has such a certificate, and could pose as an RA.
 			err = fmt.Errorf("%.100q is for TLS clients, and so perhaps of a device and not of an RA; if it is, add its fingerprint %s", cert.Subject, Fingerprint(cert))
 		}
@@ -237,8 +237,10 @@ func choose(certificates, anchors []*x509.Certificate, now time.Time) (*CA, erro
 		}
 	}
 	ca.addIssuersOfRA(trusted, now)
+	// If there is an RA, it is there to be used: no CA takes the place of one that is not trusted.
+	strangers := slices.ContainsFunc(certificates, isRA) && !slices.ContainsFunc(trusted, isRA)
 	usable := slices.DeleteFunc(slices.Clone(trusted), func(cert *x509.Certificate) bool {
-		return isCA(cert) && hasStranger(cert, certificates, trusted)
+		return isCA(cert) && (strangers || hasStranger(cert, certificates, trusted))
 	})
 	if err := ca.pick(usable, certificates); err != nil {
 		for _, reason := range reasons[:min(len(reasons), 3)] {
@@ -254,6 +256,8 @@ func isCA(cert *x509.Certificate) bool {
 	return cert.IsCA || cert.Version < 3 && names(cert, cert)
 }
 
+func isRA(cert *x509.Certificate) bool { return !isCA(cert) }
+
 func within(cert *x509.Certificate, now time.Time) bool {
 	return !now.Before(cert.NotBefore) && !now.After(cert.NotAfter)
 }
@@ -263,7 +267,7 @@ func within(cert *x509.Certificate, now time.Time) bool {
 func (ca *CA) addIssuersOfRA(trusted []*x509.Certificate, now time.Time) {
 	for _, ra := range trusted {
 		for _, cert := range ca.Certificates {
-			if !isCA(ra) && isCA(cert) && !slices.ContainsFunc(ca.issuers, cert.Equal) &&
+			if isRA(ra) && isCA(cert) && !slices.ContainsFunc(ca.issuers, cert.Equal) &&
 				names(ra, cert) && within(cert, now) && ra.CheckSignatureFrom(cert) == nil {
 				ca.issuers = append(ca.issuers, cert)
 			}
@@ -272,7 +276,7 @@ func (ca *CA) addIssuersOfRA(trusted []*x509.Certificate, now time.Time) {
 }
 
 // hasStranger reports whether a certificate that names cert as its issuer is not trusted: then
-// cert is not the one to turn to in its place.
+// cert does not take its place.
 func hasStranger(cert *x509.Certificate, certificates, trusted []*x509.Certificate) bool {
 	return slices.ContainsFunc(certificates, func(other *x509.Certificate) bool {
 		return !other.Equal(cert) && names(other, cert) && !slices.ContainsFunc(trusted, other.Equal)
@@ -333,7 +337,7 @@ func recipientRank(cert *x509.Certificate, certificates []*x509.Certificate) int
 		rank += 8
 	}
 	switch {
-	case !isCA(cert):
+	case isRA(cert):
 		rank += 4
 	case !slices.ContainsFunc(certificates, func(other *x509.Certificate) bool { return isCA(other) && !other.Equal(cert) && names(other, cert) }):
 		rank += 2

@@ -99,7 +99,8 @@ func (c *Client) Choose(caps Capabilities) (Suite, error) {
 	if err := c.check(); err != nil {
 		return Suite{}, err
 	}
-	if len(caps.Keywords) == 0 && c.Legacy == 0 {
+	silent := len(caps.Keywords) == 0
+	if silent && c.Legacy == 0 {
 		caps.Keywords = []string{"SCEPStandard"}
 	}
 	var (
@@ -111,7 +112,7 @@ func (c *Client) Choose(caps Capabilities) (Suite, error) {
 		s.cipher = cms.AES128
 	case c.Legacy&scep.TripleDES != 0:
 		s.cipher = cms.TripleDES
-	case len(caps.Keywords) == 0:
+	case silent:
 		s.cipher = cms.AES128
 	default:
 		missing = append(missing, "AES (Client.Legacy with scep.TripleDES would use Triple DES)")
@@ -119,7 +120,7 @@ func (c *Client) Choose(caps Capabilities) (Suite, error) {
 	switch {
 	case c.Hash != 0:
 		s.Hash = c.Hash
-		if word := hashKeyword(c.Hash); !caps.Has(word) && len(caps.Keywords) > 0 {
+		if word := hashKeyword(c.Hash); !caps.Has(word) && !silent {
 			missing = append(missing, word+", which Client.Hash asks for")
 		}
 	case caps.Has("SHA-256"):
@@ -130,7 +131,7 @@ func (c *Client) Choose(caps Capabilities) (Suite, error) {
 		s.Hash = crypto.SHA384
 	case c.Legacy&scep.SHA1 != 0:
 		s.Hash = crypto.SHA1
-	case len(caps.Keywords) == 0:
+	case silent:
 		s.Hash = crypto.SHA256
 	default:
 		missing = append(missing, "SHA-256 (Client.Legacy with scep.SHA1 would use SHA-1)")

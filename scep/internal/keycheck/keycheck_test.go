@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 only by deprecated means can keys be this bad
+
 package keycheck
 
 import (
@@ -131,11 +133,8 @@ func TestBad(t *testing.T) {
 	n := good2048().N
 	p256 := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	p224 := must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))
-	//lint:ignore SA1019 only so can there be a bad point
 	offCurve := &ecdsa.PublicKey{Curve: elliptic.P256(), X: p256.X, Y: new(big.Int).Add(p256.Y, big.NewInt(1))}
-	//lint:ignore SA1019 only so can there be a bad point
 	negative := &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).Neg(p256.X), Y: p256.Y}
-	//lint:ignore SA1019 only so can there be a bad point
 	long := &ecdsa.PublicKey{Curve: elliptic.P256(), X: p256.X, Y: new(big.Int).Lsh(p256.Y, 1<<20)}
 	infinity := &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int), Y: new(big.Int)}
 

@@ -1,0 +1,205 @@
+// Package challenge has ways to decide who may enrol.
+//
+// Use [OneTime] where something hands each device a challenge of its own, as MDM servers do; use
+// [Static] where one secret has to do for many devices, or [StaticHashed] if that secret must not
+// stand in a configuration file. [Any] and [All] combine them with others, with your own among
+// them: a [scep.ChallengeFunc] is one function.
+//
+// There is none that admits everybody. Package challenge/challengetest tests what you write
+// yourself.
+package challenge
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/scepkit/scepkit/scep"
+)
+
+// refused is the one answer to every challenge that does not pass. cause is for the log and does
+// not contain the secret.
+func refused(cause string) error {
+	return &scep.Error{
+		FailInfo: scep.BadRequest, Reason: scep.ReasonChallenge,
+		Text: "challenge refused", Err: errors.New("challenge: " + cause),
+	}
+}
+
+// Any returns a challenge that admits what any of cs admits. It asks them in order and stops at
+// the first that admits. If none does, it returns [scep.ErrPending] if one of them did, else the
+// error of one that could not tell, else the first refusal. Without cs it refuses everybody.
+//
+// It is a [scep.Confirmer]: it asks the one that let the request in, if that is one.
+func Any(cs ...scep.Challenge) scep.Challenge { return anyOf(cs) }
+
+type anyOf []scep.Challenge
+
+func (a anyOf) Validate(ctx context.Context, req *scep.Request) error {
+	var pending, unknown, refusal error
+	var pendingVia string
+	for i, c := range a {
+		via, err := validate(ctx, c, req)
+		var why *scep.Error
+		switch {
+		case err == nil:
+			req.Via = entry(i, via)
+			return nil
+		case errors.Is(err, scep.ErrPending):
+			if pending == nil {
+				pending, pendingVia = err, entry(i, via)
+			}
+		case errors.As(err, &why):
+			if refusal == nil {
+				refusal = err
+			}
+		case unknown == nil:
+			unknown = err
+		}
+	}
+	switch {
+	case pending != nil:
+		req.Via = pendingVia
+		return pending
+	case unknown != nil:
+		return unknown
+	case refusal != nil:
+		return refusal
+	}
+	return refused("there is nothing to ask")
+}
+
+// Confirm implements [scep.Confirmer].
+func (a anyOf) Confirm(ctx context.Context, req *scep.Request, cert *x509.Certificate) error {
+	for i, c := range a {
+		if via, ok := lookUp(req.Via, i); ok {
+			return confirm(ctx, c, via, req, cert)
+		}
+	}
+	return fmt.Errorf("challenge: no challenge of Any let request %s in; was Any changed since?", req.ID)
+}
+
+// Check implements the check that [scep.New] makes.
+func (a anyOf) Check() error { return check("Any", a) }
+
+// All returns a challenge that admits what all of cs admit. It asks them in order and stops at
+// the first that does not admit, so put those last that are spent by being asked, as [OneTime].
+// Without cs it refuses everybody.
+//
+// It is a [scep.Confirmer]: it asks all that are.
+func All(cs ...scep.Challenge) scep.Challenge { return allOf(cs) }
+
+type allOf []scep.Challenge
+
+func (a allOf) Validate(ctx context.Context, req *scep.Request) error {
+	if len(a) == 0 {
+		return refused("there is nothing to ask")
+	}
+	var all []string
+	var pending error
+	for i, c := range a {
+		via, err := validate(ctx, c, req)
+		if via != "" {
+			all = append(all, entry(i, via))
+		}
+		switch {
+		case errors.Is(err, scep.ErrPending):
+			// The others must admit it all the same: a person is asked last.
+			pending = err
+		case err != nil:
+			return err
+		}
+	}
+	req.Via = strings.Join(all, ",")
+	return pending
+}
+
+// Confirm implements [scep.Confirmer].
+func (a allOf) Confirm(ctx context.Context, req *scep.Request, cert *x509.Certificate) error {
+	for i, c := range a {
+		via, _ := lookUp(req.Via, i)
+		if err := confirm(ctx, c, via, req, cert); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Check implements the check that [scep.New] makes.
+func (a allOf) Check() error { return check("All", a) }
+
+// check reports what makes a combination admit nobody.
+func check(name string, cs []scep.Challenge) error {
+	if len(cs) == 0 {
+		return fmt.Errorf("challenge: %s of nothing admits nobody", name)
+	}
+	for i, c := range cs {
+		if c == nil {
+			return fmt.Errorf("challenge: argument %d of %s is nil", i, name)
+		}
+		if c, ok := c.(interface{ Check() error }); ok {
+			if err := c.Check(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// validate asks c about a copy of req, and returns what c notes in Via.
+func validate(ctx context.Context, c scep.Challenge, req *scep.Request) (via string, err error) {
+	if c == nil {
+		return "", errors.New("challenge: one of those to ask is nil")
+	}
+	r := *req
+	r.Via = ""
+	err = c.Validate(ctx, &r)
+	return r.Via, err
+}
+
+func confirm(ctx context.Context, c scep.Challenge, via string, req *scep.Request, cert *x509.Certificate) error {
+	confirmer, ok := c.(scep.Confirmer)
+	if !ok {
+		return nil
+	}
+	r := *req
+	r.Via = via
+	return confirmer.Confirm(ctx, &r, cert)
+}
+
+// What Any and All keep in Via is a list of the challenges that let the request in, by number,
+// each with its own Via in brackets: "1()", "0(2()),3(1())".
+
+func entry(i int, via string) string { return strconv.Itoa(i) + "(" + via + ")" }
+
+// lookUp returns the Via of challenge i.
+func lookUp(via string, i int) (inner string, ok bool) {
+	for via != "" {
+		number, rest, found := strings.Cut(via, "(")
+		if !found {
+			return "", false
+		}
+		depth, end := 1, -1
+		for j := 0; j < len(rest) && end < 0; j++ {
+			switch rest[j] {
+			case '(':
+				depth++
+			case ')':
+				if depth--; depth == 0 {
+					end = j
+				}
+			}
+		}
+		if end < 0 {
+			return "", false
+		}
+		if number == strconv.Itoa(i) {
+			return rest[:end], true
+		}
+		via = strings.TrimPrefix(rest[end+1:], ",")
+	}
+	return "", false
+}
