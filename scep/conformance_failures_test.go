@@ -137,9 +137,10 @@ func TestConformanceFAI(t *testing.T) {
 	ciphertext := map[string]bend{"last block": envelopeBreaks["last block"]}
 	csr := map[string]bend{"signature": envelopeBreaks["CSR signature"], "another key": envelopeBreaks["CSR by another key"]}
 	wrong := map[string]bend{}
-	for _, challenge := range []string{"wrong", "secre", "secret1", "SECRET", "secret ", strings.Repeat("x", 8<<10)} {
+	for _, challenge := range []string{"wrong", "secre", "secret1", "SECRET", "secret ", "secret\x00"} {
 		wrong[challenge] = resign(func(c *sceptest.CSR) { c.Challenge = challenge })
 	}
+	wrong["8 kB"] = resign(func(c *sceptest.CSR) { c.Challenge = strings.Repeat("x", 8<<10) })
 	none := map[string]bend{"none": resign(func(c *sceptest.CSR) { c.Challenge = "" })}
 
 	c.run("FAI-01", func(t *testing.T) { bends(t, refused, signature, fails(scep.BadMessageCheck, "")) })

@@ -94,7 +94,6 @@ func Example() {
 
 // A request may have to wait for a person. The handle is written to disk; polling goes on later.
 func ExampleClient_Poll() {
-	approved := false
 	srv, fingerprint := startServer(scep.ChallengeFunc(func(context.Context, *scep.Request) error { return scep.ErrPending }))
 	defer srv.Close()
 	ctx := context.Background()
@@ -132,8 +131,8 @@ func ExampleClient_Poll() {
 		log.Fatal(err)
 	}
 	_, err = client.Poll(ctx, &handle, key)
-	fmt.Println(approved, errors.Is(err, scep.ErrPending))
-	// Output: false true
+	fmt.Println("still waiting:", errors.Is(err, scep.ErrPending))
+	// Output: still waiting: true
 }
 
 func ExampleClient_CACertificates() {
