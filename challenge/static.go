@@ -91,7 +91,9 @@ func encodeHash(secret string, salt []byte, iterations int) string {
 }
 
 func derive(secret string, salt []byte, iterations int) []byte {
-	sum, err := pbkdf2.Key(sha256.New, secret, salt, iterations, sha256.Size)
+	// Hashed before, because HMAC takes a key and the same key with zeros behind it for one.
+	short := sha256.Sum256([]byte(secret))
+	sum, err := pbkdf2.Key(sha256.New, string(short[:]), salt, iterations, sha256.Size)
 	if err != nil {
 		panic(err) // only for sizes that are not used here
 	}

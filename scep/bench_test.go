@@ -1,3 +1,5 @@
+//go:build unix
+
 package scep_test
 
 import (
@@ -158,7 +160,7 @@ func newFloor(b *testing.B, ca, ra *scep.Identity, dev *device) *floor {
 	f := &floor{ca: ca.Key, ra: ra.Key.(*rsa.PrivateKey), device: &dev.key.PublicKey, signer: dev.key}
 	f.sum = sha256.Sum256([]byte("floor"))
 	var err error
-	if f.block, err = rsa.EncryptPKCS1v15(rand.Reader, &f.ra.PublicKey, make([]byte, 16)); err != nil { //nolint:staticcheck // SCEP's
+	if f.block, err = rsa.EncryptPKCS1v15(rand.Reader, &f.ra.PublicKey, make([]byte, 16)); err != nil {
 		b.Fatal(err)
 	}
 	if f.sig, err = rsa.SignPKCS1v15(rand.Reader, dev.key, crypto.SHA256, f.sum[:]); err != nil {
@@ -187,7 +189,7 @@ func (f *floor) once(b *testing.B) {
 			b.Error("bad signature")
 		}
 	}
-	_, err = rsa.EncryptPKCS1v15(rand.Reader, f.device, key) //nolint:staticcheck // SCEP's
+	_, err = rsa.EncryptPKCS1v15(rand.Reader, f.device, key)
 	must(err)
 	_, err = rsa.SignPKCS1v15(rand.Reader, f.ra, crypto.SHA256, f.sum[:]) // reply
 	must(err)

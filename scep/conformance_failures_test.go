@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/scepkit/scepkit/challenge"
 	"github.com/scepkit/scepkit/depot"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
@@ -287,7 +288,7 @@ func backEndDown(t *testing.T) {
 		CA:        sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) { return false, is("CA " + op) }},
 		RA:        ra,
 		Depot:     sceptest.Depot{Depot: memory, On: func(op string, _ *scep.Record) (bool, error) { return false, is("Depot " + op) }},
-		Challenge: sceptest.Challenge{Challenge: sceptest.Static(sceptest.Secret), On: func(op string, _ *scep.Request) (bool, error) { return false, is("Challenge " + op) }},
+		Challenge: sceptest.Challenge{Challenge: challenge.Static(sceptest.Secret), On: func(op string, _ *scep.Request) (bool, error) { return false, is("Challenge " + op) }},
 	})
 	for i, op := range []string{"RA Sign", "RA Unwrap", "Depot Get", "Depot Create", "Depot Update", "Challenge Validate", "Challenge Confirm", "CA Sign"} {
 		d := newConformer(srv)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/scepkit/scepkit/challenge"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
 )
@@ -209,7 +210,7 @@ func TestConformanceRTX(t *testing.T) {
 	// counting admits Secret and counts how often it was asked.
 	counting := func(t *testing.T, c scep.Config) (*sceptest.Server, *atomic.Int32) {
 		var asked atomic.Int32
-		static := sceptest.Static(sceptest.Secret)
+		static := challenge.Static(sceptest.Secret)
 		c.Challenge = scep.ChallengeFunc(func(ctx context.Context, req *scep.Request) error {
 			asked.Add(1)
 			return static.Validate(ctx, req)

@@ -79,7 +79,7 @@ func Fill(t testing.TB, c scep.Config) scep.Config {
 		c.Depot = new(depot.Memory)
 	}
 	if c.Challenge == nil {
-		c.Challenge = Static(Secret)
+		c.Challenge = scep.ChallengeFunc(func(_ context.Context, req *scep.Request) error { return admit(req, Secret) })
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -100,23 +100,20 @@ func identity(ca scep.CA) *scep.Identity {
 	return nil
 }
 
-// Static returns a challenge that admits whoever knows secret, any number of times.
-func Static(secret string) scep.Challenge {
-	return scep.ChallengeFunc(func(ctx context.Context, req *scep.Request) error {
-		if subtle.ConstantTimeCompare([]byte(req.Secret.Reveal()), []byte(secret)) != 1 {
-			return &scep.Error{FailInfo: scep.BadRequest, Reason: scep.ReasonChallenge, Text: "the challenge password is wrong"}
-		}
-		return nil
-	})
-}
-
-// Pend returns a challenge that has a person decide on whoever knows secret.
+// Pend returns a challenge that has a person decide on whoever knows secret; see
+// [scep.Handler.Approve].
 func Pend(secret string) scep.Challenge {
-	static := Static(secret)
 	return scep.ChallengeFunc(func(ctx context.Context, req *scep.Request) error {
-		if err := static.Validate(ctx, req); err != nil {
+		if err := admit(req, secret); err != nil {
 			return err
 		}
 		return scep.ErrPending
 	})
+}
+
+func admit(req *scep.Request, secret string) error {
+	if subtle.ConstantTimeCompare([]byte(req.Secret.Reveal()), []byte(secret)) != 1 {
+		return &scep.Error{FailInfo: scep.BadRequest, Reason: scep.ReasonChallenge, Text: "the challenge password is wrong"}
+	}
+	return nil
 }
