@@ -150,7 +150,9 @@ func (u decrypterUnwrapper) UnwrapKey(ctx context.Context, block []byte, n int, 
 	}
 	key := make([]byte, n)
 	rand.Read(key)
+	//lint:ignore SA1019 SCEP is made of PKCS #1 v1.5
 	if _, ok := opts.(*rsa.PKCS1v15DecryptOptions); ok {
+		//lint:ignore SA1019 as above
 		opts = &rsa.PKCS1v15DecryptOptions{SessionKeyLen: n}
 	}
 	got, err := u.Decrypt(rand.Reader, block, opts)

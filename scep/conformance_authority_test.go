@@ -43,10 +43,10 @@ func TestAuthorityByType(t *testing.T) {
 	for _, s := range []string{"019", "19 ", " 19", "+19", "-19", "0019", "19\x00", "1９", "017", "17 ", "0x13", "19.0", "1e1", "xix", "19,17"} {
 		spellings = append(spellings, spelling{s, 0})
 	}
-	for _, s := range []spelling{{"\x13", sceptest.TagInteger}, {"\x11", sceptest.TagInteger}, {"19", sceptest.TagUTF8String}, {"19", sceptest.TagIA5String},
-		{"19", sceptest.TagOctetString}, {"19", sceptest.TagBMPString}, {"\x0019", sceptest.TagBitString}, {"17", sceptest.TagUTF8String}} {
-		spellings = append(spellings, s)
-	}
+	spellings = append(spellings, []spelling{
+		{"\x13", sceptest.TagInteger}, {"\x11", sceptest.TagInteger}, {"19", sceptest.TagUTF8String}, {"19", sceptest.TagIA5String},
+		{"19", sceptest.TagOctetString}, {"19", sceptest.TagBMPString}, {"\x0019", sceptest.TagBitString}, {"17", sceptest.TagUTF8String},
+	}...)
 	for _, on := range []bool{false, true} {
 		t.Run(fmt.Sprintf("renewal=%t", on), func(t *testing.T) {
 			t.Parallel()
@@ -54,26 +54,28 @@ func TestAuthorityByType(t *testing.T) {
 			member := withKey(srv, sceptest.RSA(0), "member")
 			cert := member.Enroll(t)
 			certificates := 1
+			d := withKey(srv, sceptest.RSA(1), "guest")
+			stranger := *d
+			stranger.Challenge = ""
+			holder := member.As(cert, member.Key)
+			holder.Key = sceptest.RSA(1)
+			people := []string{"nobody", "knows the challenge", "holder"}
+			requests := map[string]*sceptest.Message{"nobody": stranger.PKCSReq(t), "knows the challenge": d.PKCSReq(t), "holder": holder.PKCSReq(t)}
 			for _, s := range spellings {
 				if on && s.tag == 0 && len(s.text) == 2 && s.text != "17" && s.text != "19" && s.text != "18" && s.text != "20" {
 					continue // as without renewal
 				}
-				for _, who := range []string{"nobody", "knows the challenge", "holder"} {
-					d := withKey(srv, sceptest.RSA(1), "guest")
+				for _, who := range people {
 					want := false
 					switch who {
-					case "nobody":
-						d.Challenge = ""
 					case "knows the challenge":
 						want = s == spelling{"19", 0} || on && s == spelling{"17", 0}
 					case "holder":
-						d = member.As(cert, member.Key)
-						d.Key = sceptest.RSA(1)
 						want = on && (s == spelling{"19", 0} || s == spelling{"17", 0})
 					}
-					d.TransactionID = fmt.Sprintf("%q %d %s", s.text, s.tag, who)
-					m := d.Request(t, s.text, d.CSR())
-					m.TypeTag = s.tag
+					m := requests[who].Again()
+					m.TransactionID = fmt.Sprintf("%q %d %s", s.text, s.tag, who)
+					m.Type, m.TypeTag = s.text, s.tag
 					r := d.Send(t, m)
 					if got := r.Certificate != nil; got != want {
 						t.Errorf("type %q with tag %d, %s: answer is %v", s.text, s.tag, who, r)

@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -224,3 +225,57 @@ func (f writerFunc) Write(b []byte) (int, error) {
 }
 
 var _ io.Writer = writerFunc(nil)
+
+// TestKeyWork counts what a message costs the private keys: nothing is unwrapped before all that is
+// cheaper has been checked, and nothing twice.
+func TestKeyWork(t *testing.T) {
+	t.Parallel()
+	var unwraps, signs, issues atomic.Int32
+	ca := sceptest.NewCA(t)
+	ra := sceptest.NewRA(t, ca)
+	ra.Key = sceptest.Key{Signer: ra.Key, On: func(op string) error {
+		if op == "Unwrap" {
+			unwraps.Add(1)
+		} else {
+			signs.Add(1)
+		}
+		return nil
+	}}
+	ca.Key = sceptest.Key{Signer: ca.Key, On: func(string) error { issues.Add(1); return nil }}
+	srv := sceptest.NewServer(t, scep.Config{CA: ca, RA: ra})
+	stranger := sceptest.NewCA(t, sceptest.RSA(5)).Certificate()
+	for _, tt := range []struct {
+		name                  string
+		change                bend
+		unwraps, signs, issue int32
+	}{
+		{"good", func(*sceptest.Message) {}, 1, 1, 1},
+		{"malformed", func(m *sceptest.Message) { m.NoSignedAttrs = true }, 0, 0, 0},
+		{"no transaction ID", attributes(sceptest.Without(sceptest.OIDTransactionID)), 0, 0, 0},
+		{"signature", func(m *sceptest.Message) { m.Signature = flip }, 0, 1, 0},
+		{"message type", func(m *sceptest.Message) { m.Type = "18" }, 0, 1, 0},
+		{"renewal off", func(m *sceptest.Message) { m.Type = sceptest.TypeRenewalReq }, 0, 1, 0},
+		{"cipher", cipher(sceptest.SingleDES), 0, 1, 0},
+		{"digest", digest(crypto.SHA1), 0, 1, 0},
+		{"stranger", func(m *sceptest.Message) { m.Envelope.Recipients[0].Certificate = stranger }, 0, 1, 0},
+		{"60 times to us", func(m *sceptest.Message) { m.Envelope.Recipients = manyRecipients(m, 60) }, 1, 1, 1},
+		{"60 times to us, all broken", func(m *sceptest.Message) {
+			m.Envelope.Recipients[0].Key = sceptest.Nonce(16)
+			m.Envelope.Recipients = manyRecipients(m, 60)
+		}, 1, 1, 0},
+		{"longer than the modulus", envelopeBreaks["RSA long"], 1, 1, 0},
+		{"above the modulus", envelopeBreaks["RSA above modulus"], 1, 1, 0},
+		{"challenge", resign(func(c *sceptest.CSR) { c.Challenge = "wrong" }), 1, 1, 0},
+	} {
+		d := newConformer(srv)
+		m := d.PKCSReq(t)
+		tt.change(m)
+		unwraps.Store(0)
+		signs.Store(0)
+		issues.Store(0)
+		r := d.Send(t, m)
+		if unwraps.Load() != tt.unwraps || signs.Load() != tt.signs || issues.Load() != tt.issue {
+			t.Errorf("%s: %d unwrapped, %d replies signed, %d certificates signed: answer is %v", tt.name, unwraps.Load(), signs.Load(), issues.Load(), r)
+		}
+	}
+}

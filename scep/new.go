@@ -192,7 +192,7 @@ func (l *Limits) check() error {
 
 func (r *Renewal) check() error {
 	if r.Window < 0 || r.Grace < 0 {
-		return errors.New("Window or Grace is negative")
+		return errors.New("has a negative Window or Grace")
 	}
 	if !r.On && *r != (Renewal{}) {
 		return errors.New("has rules but is not On")

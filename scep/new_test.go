@@ -85,7 +85,7 @@ func TestNewRefuses(t *testing.T) {
 		{"profile of a CA", func(c *scep.Config) { c.Policy = &scep.Profile{KeyUsage: x509.KeyUsageCertSign} }, "Config.Policy…KeyUsage"},
 		{"profile with OCSPSigning", func(c *scep.Config) {
 			c.Policy = &scep.Profile{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}}
-		}, "Config.Policy…OCSPSigning"},
+		}, "Config.Policy…OCSPSigning…ExtKeyUsage"},
 		{"profile with 512 bits", func(c *scep.Config) { c.Policy = &scep.Profile{MinRSABits: 512} }, "Config.Policy…512"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

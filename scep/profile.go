@@ -116,20 +116,20 @@ func (p *Profile) Check() error {
 	low, high := p.rsaBits()
 	switch {
 	case p.Validity < 0:
-		return errors.New("Validity is negative")
+		return errors.New("has a negative Validity")
 	case low < minRSABits || high > maxRSABits || low > high:
-		return fmt.Errorf("MinRSABits %d and MaxRSABits %d are not within %d to %d", low, high, minRSABits, maxRSABits)
+		return fmt.Errorf("has MinRSABits %d and MaxRSABits %d, which are not within %d to %d", low, high, minRSABits, maxRSABits)
 	case p.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
-		return errors.New("KeyUsage has bits of a CA, which SCEP must not issue")
+		return errors.New("has bits of a CA in KeyUsage, which SCEP must not issue")
 	case p.SAN&SANNone != 0 && p.SAN != SANNone:
-		return errors.New("SAN has SANNone together with other kinds")
+		return errors.New("has SANNone together with other kinds in SAN")
 	}
 	for _, u := range p.ExtKeyUsage {
 		if u == x509.ExtKeyUsageAny || u == x509.ExtKeyUsageOCSPSigning {
-			return errors.New("ExtKeyUsage has anyExtendedKeyUsage or OCSPSigning, which devices must not have")
+			return errors.New("has anyExtendedKeyUsage or OCSPSigning in ExtKeyUsage, which devices must not have")
 		}
 		if _, ok := extKeyUsageOID(u); !ok {
-			return fmt.Errorf("ExtKeyUsage %d is unknown", u)
+			return fmt.Errorf("has an unknown ExtKeyUsage, %d", u)
 		}
 	}
 	return nil

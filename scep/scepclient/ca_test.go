@@ -154,7 +154,7 @@ func TestChoose(t *testing.T) {
 		'R': root.Certificate(),
 		'S': sub.Certificate(),
 		'P': plainSub.Certificate(),
-		'r': ra.Certificate(),                                                                  // by S
+		'r': ra.Certificate(),                                                                    // by S
 		'o': newIdentity(t, "other ra", sign|encrypt, false, sub, sceptest.RSA(4)).Certificate(), // by S
 		'p': newIdentity(t, "ra of plain", sign|encrypt, false, plainSub, sceptest.RSA(4)).Certificate(),
 		'e': newIdentity(t, "CEP encryption", encrypt, false, plainSub, sceptest.RSA(5)).Certificate(),

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/scepkit/scepkit/challenge"
 	"github.com/scepkit/scepkit/depot"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/scepclient"
@@ -23,7 +24,7 @@ import (
 )
 
 // startServer starts a server to enrol with, and returns its URL and the fingerprint of its CA.
-func startServer(challenge scep.Challenge) (srv *httptest.Server, fingerprint string) {
+func startServer(c scep.Challenge) (srv *httptest.Server, fingerprint string) {
 	key := sceptest.RSA(7)
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Example CA"},
@@ -42,7 +43,7 @@ func startServer(challenge scep.Challenge) (srv *httptest.Server, fingerprint st
 	h, err := scep.New(scep.Config{
 		CA:        &scep.Identity{Certificates: []*x509.Certificate{cert}, Key: key},
 		Depot:     &depot.Memory{},
-		Challenge: challenge,
+		Challenge: c,
 		Renewal:   scep.Renewal{On: true, Anytime: true},
 	})
 	if err != nil {
@@ -52,7 +53,7 @@ func startServer(challenge scep.Challenge) (srv *httptest.Server, fingerprint st
 }
 
 func Example() {
-	srv, fingerprint := startServer(sceptest.Static("secret"))
+	srv, fingerprint := startServer(challenge.Static("secret"))
 	defer srv.Close()
 	ctx := context.Background()
 
@@ -136,7 +137,7 @@ func ExampleClient_Poll() {
 }
 
 func ExampleClient_CACertificates() {
-	srv, fingerprint := startServer(sceptest.Static("secret"))
+	srv, fingerprint := startServer(challenge.Static("secret"))
 	defer srv.Close()
 
 	client := &scepclient.Client{URL: srv.URL + "/scep"} // nothing to hold the CA to, yet

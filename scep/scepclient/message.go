@@ -194,7 +194,9 @@ func (s *session) unwrap(ctx context.Context, r *cms.Recipient, n int) ([]byte, 
 		return key.UnwrapKey(ctx, r.EncryptedKey, n, r.Options)
 	case crypto.Decrypter:
 		opts := r.Options
+		//lint:ignore SA1019 SCEP has no other key transport that all servers know.
 		if _, ok := opts.(*rsa.PKCS1v15DecryptOptions); ok {
+			//lint:ignore SA1019 See above.
 			opts = &rsa.PKCS1v15DecryptOptions{SessionKeyLen: n}
 		}
 		return key.Decrypt(rand.Reader, r.EncryptedKey, opts)

@@ -64,8 +64,10 @@ func TestServer(t *testing.T) {
 		{name: "chain in the reply", config: func(t *testing.T, c *scep.Config) { c.CA, c.ReplyChain = sub(t), true }},
 		{name: "no root in the answer", config: func(t *testing.T, c *scep.Config) { c.CA, c.Chain = sub(t), scep.ChainFull }},
 		{
-			name:   "single certificate of the RA",
-			config: func(t *testing.T, c *scep.Config) { c.CA, c.Chain = sceptest.NewCA(t, sceptest.P256()), scep.ChainSingle },
+			name: "single certificate of the RA",
+			config: func(t *testing.T, c *scep.Config) {
+				c.CA, c.Chain = sceptest.NewCA(t, sceptest.P256()), scep.ChainSingle
+			},
 			client: func(c *scepclient.Client) {
 				// The fingerprint is not enough: the CA's certificate is not in the answer.
 				c.Roots = []*x509.Certificate{}

@@ -59,9 +59,11 @@ func issue(t testing.TB, parent *scep.Identity, key crypto.Signer, name string, 
 	}
 	sum := sha256.Sum256(spki)
 	now := time.Now()
+	commonName := fmt.Sprintf("%s %x", name, sum[:3])
+	number := sha256.Sum256([]byte(commonName)) // one key may have several certificates
 	tmpl := &x509.Certificate{
-		SerialNumber:          new(big.Int).SetBytes(append([]byte{1}, sum[:15]...)),
-		Subject:               pkix.Name{Organization: []string{"sceptest"}, CommonName: fmt.Sprintf("%s %x", name, sum[:3])},
+		SerialNumber:          new(big.Int).SetBytes(append([]byte{1}, number[:15]...)),
+		Subject:               pkix.Name{Organization: []string{"sceptest"}, CommonName: commonName},
 		NotBefore:             now.Add(-time.Hour),
 		NotAfter:              now.AddDate(10, 0, 0),
 		KeyUsage:              x509.KeyUsageDigitalSignature,

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 SCEP is made of PKCS #1 v1.5
+
 package sceptest
 
 import (

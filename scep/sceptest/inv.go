@@ -125,7 +125,10 @@ func (p *replyParser) attributes(raw cryptobyte.String, hash crypto.Hash, conten
 	get := func(oid asn1.ObjectIdentifier, tag cbasn1.Tag) ([]byte, bool) {
 		value := values[oid.String()]
 		var content cryptobyte.String
-		return content, value.ReadASN1(&content, tag) && value.Empty()
+		if !value.ReadASN1(&content, tag) || !value.Empty() {
+			return nil, false
+		}
+		return content, true
 	}
 	text := func(oid asn1.ObjectIdentifier) string {
 		s, _ := get(oid, cbasn1.PrintableString)
