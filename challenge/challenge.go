@@ -14,6 +14,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -137,7 +138,7 @@ func check(name string, cs []scep.Challenge) error {
 		return fmt.Errorf("challenge: %s of nothing admits nobody", name)
 	}
 	for i, c := range cs {
-		if c == nil {
+		if v := reflect.ValueOf(c); c == nil || v.Kind() == reflect.Pointer && v.IsNil() {
 			return fmt.Errorf("challenge: argument %d of %s is nil", i, name)
 		}
 		if c, ok := c.(interface{ Check() error }); ok {

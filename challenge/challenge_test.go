@@ -209,9 +209,13 @@ func TestCheck(t *testing.T) {
 		"Any with a useless one": challenge.Any(refuse, challenge.Static("")),
 		"OneTime without store":  &challenge.OneTime{},
 		"OneTime that is late":   &challenge.OneTime{Store: &depot.Memory{}, TTL: -1},
+		"Any with nil in it":     challenge.Any(refuse, (*challenge.OneTime)(nil)),
 	} {
 		if err := c.(interface{ Check() error }).Check(); err == nil {
 			t.Errorf("%s was found to work", name)
+		}
+		if name == "Any with nil in it" {
+			continue // whoever goes on after that has asked for it
 		}
 		if err := c.Validate(t.Context(), challengetest.Request("")); err == nil {
 			t.Errorf("%s admitted an empty secret", name)
@@ -271,6 +275,16 @@ func TestBinding(t *testing.T) {
 	oid := func(n ...int) asn1.ObjectIdentifier { return n }
 	upn := pkix.Extension{Id: oid(2, 5, 29, 17), Value: []byte("\x30\x1d\xa0\x1b\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x14\x02\x03\xa0\x0d\x0c\x0bjoe@ad.test")}
 	other := pkix.Extension{Id: oid(2, 5, 29, 17), Value: []byte("\x30\x0e\xa0\x0c\x06\x03\x2a\x03\x04\xa0\x05\x0c\x03sid")}
+	rdn := func(number int, value any) pkix.RelativeDistinguishedNameSET {
+		return pkix.RelativeDistinguishedNameSET{{Type: oid(2, 5, 4, number), Value: value}}
+	}
+	named := func(rdns ...pkix.RelativeDistinguishedNameSET) *x509.CertificateRequest {
+		der, err := asn1.Marshal(pkix.RDNSequence(rdns))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &x509.CertificateRequest{RawSubject: der}
+	}
 	cn := func(name string) pkix.Name { return pkix.Name{CommonName: name} }
 	dns := func(names ...string) *x509.CertificateRequest {
 		return &x509.CertificateRequest{Subject: cn("d"), DNSNames: names}
@@ -282,9 +296,18 @@ func TestBinding(t *testing.T) {
 		want  bool
 	}{
 		{"nothing bound", challenge.Binding{}, dns("a.test", "b.test"), true},
-		{"subject", challenge.Binding{Subject: "CN=d"}, dns("a.test"), true},
+		{"subject", challenge.Binding{Subject: "CN=d"}, dns(), true},
+		{"subject, and names that were not bound", challenge.Binding{Subject: "CN=d"}, dns("a.test"), false},
+		{"subject, with any names", challenge.Binding{Subject: "CN=d", AnyNames: true}, dns("a.test"), true},
+		{"a serial number that another hides", challenge.Binding{Subject: "CN=d"}, named(rdn(5, "ADMIN"), rdn(5, ""), rdn(3, "d")), false},
 		{"another subject", challenge.Binding{Subject: "CN=d"}, &x509.CertificateRequest{Subject: cn("e")}, false},
 		{"more of a subject", challenge.Binding{Subject: "CN=d"}, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "d", Organization: []string{"o"}}}, false},
+		{"a subject in another order", challenge.Binding{Subject: "CN=d,O=o"}, named(rdn(3, "d"), rdn(10, "o")), true},
+		{"two common names", challenge.Binding{Subject: "CN=d"}, named(rdn(3, "e"), rdn(3, "d")), false},
+		{"two serial numbers", challenge.Binding{Subject: "SERIALNUMBER=1"}, named(rdn(5, "2"), rdn(5, "1")), false},
+		{"an attribute that is no text", challenge.Binding{Subject: "CN=d"}, named(rdn(10, 7), rdn(3, "d")), false},
+		{"an unusual attribute", challenge.Binding{Subject: "CN=d"}, named(rdn(42, "given"), rdn(3, "d")), false},
+		{"an unusual attribute that is bound", challenge.Binding{Subject: "CN=d,2.5.4.42=#1305676976656e"}, named(rdn(42, "given"), rdn(3, "d")), true},
 		{"names in another order", challenge.Binding{DNSNames: []string{"a.test", "b.test"}}, dns("b.test", "a.test"), true},
 		{"fewer names", challenge.Binding{DNSNames: []string{"a.test", "b.test"}}, dns("a.test"), false},
 		{"more names", challenge.Binding{DNSNames: []string{"a.test"}}, dns("a.test", "b.test"), false},
@@ -337,17 +360,19 @@ func TestOneTime(t *testing.T) {
 	}
 	late := &challenge.OneTime{Store: s, Profile: "other", Time: o.Time}
 	other := mint(t, late, challenge.Binding{})
-	if err := o.Validate(ctx, challengetest.Request(other)); answer(err) != "refuse" {
-		t.Errorf("the challenge of another profile: %v", err)
+	for _, each := range []*challenge.OneTime{o, late} {
+		if err := each.Validate(ctx, challengetest.Request(other)); answer(err) != "refuse" {
+			t.Errorf("the challenge of another profile: %v", err)
+		}
 	}
 	pepper := &challenge.OneTime{Store: s, Profile: "other", Time: o.Time, Key: scep.NewSecret("pepper")}
-	if err := pepper.Validate(ctx, challengetest.Request(other)); answer(err) != "refuse" {
+	if err := pepper.Validate(ctx, ofProfile("other", other)); answer(err) != "refuse" {
 		t.Errorf("the challenge under another key: %v", err)
 	}
 
 	unspent := mint(t, late, challenge.Binding{})
 	now = now.Add(time.Hour) // late's are good for just that long
-	if err := late.Validate(ctx, challengetest.Request(unspent)); answer(err) != "refuse" {
+	if err := late.Validate(ctx, ofProfile("other", unspent)); answer(err) != "refuse" {
 		t.Errorf("an expired challenge: %v", err)
 	}
 	if err := o.Validate(ctx, spent); err != nil {
@@ -359,6 +384,12 @@ func TestOneTime(t *testing.T) {
 	if _, err := o.New(ctx, challenge.Binding{}); err != nil {
 		t.Errorf("expired challenges count: %v", err)
 	}
+}
+
+func ofProfile(profile, secret string) *scep.Request {
+	req := challengetest.Request(secret)
+	req.Profile = profile
+	return req
 }
 
 // TestOneTimeLimit mints two hundred challenges at once where fifty are allowed.
@@ -382,6 +413,34 @@ func TestOneTimeLimit(t *testing.T) {
 	if made != 50 {
 		t.Errorf("%d challenges, want 50", made)
 	}
+}
+
+// TestFlood has a hundred wrong guesses at once: most are told to come again, and who has a
+// secret that is known does not wait for them.
+func TestFlood(t *testing.T) {
+	c, err := challenge.StaticHashed(challenge.Hash("right"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(t.Context(), challengetest.Request("right")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	answers := make(chan string, 100)
+	for i := range 100 {
+		wg.Go(func() { answers <- answer(c.Validate(ctx, challengetest.Request(fmt.Sprint("wrong ", i)))) })
+	}
+	for range 100 - 16 {
+		if a := <-answers; a == "admit" {
+			t.Error("a wrong guess was admitted")
+		}
+	}
+	if err := c.Validate(ctx, challengetest.Request("right")); err != nil {
+		t.Errorf("the right secret: %v", err)
+	}
+	cancel()
+	wg.Wait()
 }
 
 // TestStoreHasNoSecret looks for the challenge in what the store gets.

@@ -28,7 +28,8 @@ type OneTime struct {
 	// Store keeps the hashes of the challenges: a depot. Required.
 	Store scep.ChallengeStore
 
-	// Profile is that of the handler: Config.Profile. A challenge is good for it alone.
+	// Profile is that of the handler for which challenges are made: its Config.Profile. A
+	// challenge is refused by the handlers of other profiles.
 	Profile string
 
 	// TTL is how long a challenge is good; if zero, one hour.
@@ -47,16 +48,19 @@ type OneTime struct {
 	Time func() time.Time
 }
 
-// A Binding says which names a challenge is good for. Empty fields bind to nothing.
+// A Binding says which names a challenge is good for. The zero Binding is for any.
 type Binding struct {
 	// Subject must be the subject of the CSR, as [pkix.Name.String] writes it: "CN=device-1".
 	Subject string
 
-	// DNSNames, EmailAddresses, IPAddresses, URIs and UPNs must be, taken together and if one
-	// of them is not empty, the alternative names of the CSR: all of them and no others, in
-	// any order.
+	// DNSNames, EmailAddresses, IPAddresses, URIs and UPNs must be, taken together, the
+	// alternative names of the CSR: all of them and no others, in any order. If they are
+	// empty and there is a Subject, the CSR must have none.
 	DNSNames, EmailAddresses, URIs, UPNs []string
 	IPAddresses                          []net.IP
+
+	// AnyNames admits any alternative names, whatever the fields for them say.
+	AnyNames bool
 }
 
 // New returns a fresh challenge: 26 letters and digits, which every client can write into a CSR
@@ -101,7 +105,7 @@ func (o *OneTime) Validate(ctx context.Context, req *scep.Request) error {
 		return fmt.Errorf("challenge: looking up a one-time challenge: %w", err)
 	}
 	switch {
-	case c.Profile != o.Profile:
+	case c.Profile != req.Profile:
 		return refused("the challenge is for profile " + strconv.Quote(c.Profile))
 	case c.SpentBy == req.ID && c.SpentBy != "":
 		return nil // a retry, however late
@@ -109,7 +113,7 @@ func (o *OneTime) Validate(ctx context.Context, req *scep.Request) error {
 		return refused("the challenge was spent by record " + string(c.SpentBy))
 	case !now.Before(c.Expires):
 		return refused("the challenge expired at " + c.Expires.UTC().Format(time.RFC3339))
-	case c.Subject != "" && c.Subject != req.CSR.Subject.String():
+	case c.Subject != "" && (c.Subject != req.CSR.Subject.String() || hides(req.CSR.Subject)):
 		return refused("the challenge is for another subject")
 	case c.SAN != "" && c.SAN != requested(req.CSR):
 		return refused("the challenge is for other alternative names")
@@ -154,7 +158,27 @@ func (o *OneTime) hash(text string) scep.ID {
 	return scep.ID(hex.EncodeToString(h.Sum(nil)))
 }
 
-// san writes the alternative names of b such that equal sets are equal texts.
+// hides reports whether String does not write all of a parsed name: of several common names or
+// serial numbers it writes the last, and of the usual attributes only those that are text. The
+// certificate could have them all.
+func hides(name pkix.Name) bool {
+	usual, written := 0, 0
+	for _, a := range name.Names {
+		if t := a.Type; len(t) == 4 && t[0] == 2 && t[1] == 5 && t[2] == 4 && slices.Contains(usualAttributes[:], t[3]) {
+			usual++
+		}
+	}
+	for _, rdn := range name.ToRDNSequence() {
+		written += len(rdn)
+	}
+	return usual != written
+}
+
+// usualAttributes are those below 2.5.4 that have a field in pkix.Name.
+var usualAttributes = [...]int{3, 5, 6, 7, 8, 9, 10, 11, 17}
+
+// san writes the alternative names of b such that equal sets are equal texts, or nothing if any
+// names will do.
 func (b *Binding) san() string {
 	var names []string
 	add := func(kind string, values ...string) {
@@ -169,10 +193,16 @@ func (b *Binding) san() string {
 	for _, ip := range b.IPAddresses {
 		add("IP:", ip.String())
 	}
+	if b.AnyNames || len(names) == 0 && b.Subject == "" {
+		return ""
+	}
 	return setOf(names)
 }
 
 func setOf(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
 	slices.Sort(names)
 	return strings.Join(slices.Compact(names), ",")
 }
@@ -187,7 +217,7 @@ var (
 func requested(csr *x509.CertificateRequest) string {
 	i := slices.IndexFunc(csr.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSubjectAltName) })
 	if i < 0 {
-		return ""
+		return setOf(nil)
 	}
 	var list []asn1.RawValue
 	if rest, err := asn1.Unmarshal(csr.Extensions[i].Value, &list); err != nil || len(rest) > 0 {

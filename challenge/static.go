@@ -24,35 +24,41 @@ import (
 // It keeps keyed hashes, and compares all of them in constant time. Whoever knows a shared secret
 // may enrol under any name that the policy admits: use [OneTime] where devices must not.
 func Static(secrets ...string) scep.Challenge {
-	s := &static{key: randomKey()}
+	key := randomKey()
+	var macs [][]byte
 	for _, secret := range secrets {
 		if secret != "" {
-			s.macs = append(s.macs, mac(s.key, secret))
+			macs = append(macs, mac(key, secret))
 		}
 	}
-	return s
+	return &static{len(macs), func(secret string) bool { return among(macs, mac(key, secret)) }}
 }
 
+// static has a func in place of what that knows, because fmt prints fields.
 type static struct {
-	key  []byte // of this value alone
-	macs [][]byte
+	secrets int
+	knows   func(secret string) bool
 }
 
 func (s *static) Validate(ctx context.Context, req *scep.Request) error {
-	got := mac(s.key, req.Secret.Reveal())
-	found := 0
-	for _, want := range s.macs {
-		found |= subtle.ConstantTimeCompare(got, want)
-	}
-	if found == 1 {
+	if s.knows(req.Secret.Reveal()) {
 		return nil
 	}
 	return refused("not one of the secrets")
 }
 
+// among compares all of macs with got.
+func among(macs [][]byte, got []byte) bool {
+	found := 0
+	for _, want := range macs {
+		found |= subtle.ConstantTimeCompare(got, want)
+	}
+	return found == 1
+}
+
 // Check implements the check that [scep.New] makes.
 func (s *static) Check() error {
-	if len(s.macs) == 0 {
+	if s.secrets == 0 {
 		return errors.New("challenge: Static has no secret and admits nobody; is the variable that it comes from set?")
 	}
 	return nil
@@ -102,9 +108,15 @@ func derive(secret string, salt []byte, iterations int) []byte {
 
 // StaticHashed is [Static] for secrets of which only the [Hash] is known. Hashing takes some ten
 // milliseconds; it is done for one request at a time, and once for each secret that is right, so
-// that guessing costs no more than one processor.
+// that guessing costs no more than one processor. When too many requests with unknown secrets
+// wait for it, others of their kind are told to come again: those with a known one do not wait.
 func StaticHashed(hashes ...string) (scep.Challenge, error) {
-	s := &staticHashed{key: randomKey(), turn: make(chan struct{}, 1)}
+	key := randomKey()
+	s := &staticHashed{
+		tag:   func(secret string) []byte { return mac(key, secret) },
+		turn:  make(chan struct{}, 1),
+		queue: make(chan struct{}, maxGuesses),
+	}
 	for i, h := range hashes {
 		parsed, err := parseHash(h)
 		if err != nil {
@@ -118,13 +130,17 @@ func StaticHashed(hashes ...string) (scep.Challenge, error) {
 	return s, nil
 }
 
+// maxGuesses is how many requests may wait for their secrets to be hashed.
+const maxGuesses = 16
+
 type staticHashed struct {
 	hashes []hash
-	turn   chan struct{} // held while hashing
+	tag    func(secret string) []byte // keyed; a func because fmt prints fields
+	queue  chan struct{}              // holds a token for each request that waits or hashes
+	turn   chan struct{}              // held while hashing
 
-	key  []byte
 	mu   sync.RWMutex
-	good [][]byte // keyed hashes of secrets that were right; at most one for each hash
+	good [][]byte // tags of secrets that were right; at most one for each hash
 }
 
 type hash struct {
@@ -154,9 +170,15 @@ func (s *staticHashed) Validate(ctx context.Context, req *scep.Request) error {
 	if secret == "" {
 		return refused("no challenge")
 	}
-	tag := mac(s.key, secret)
+	tag := s.tag(secret)
 	if s.known(tag) {
 		return nil
+	}
+	select {
+	case s.queue <- struct{}{}:
+		defer func() { <-s.queue }()
+	default:
+		return errors.New("challenge: too many requests wait for their secrets to be compared")
 	}
 	select {
 	case s.turn <- struct{}{}:
@@ -186,9 +208,5 @@ func (s *staticHashed) Validate(ctx context.Context, req *scep.Request) error {
 func (s *staticHashed) known(tag []byte) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	found := 0
-	for _, good := range s.good {
-		found |= subtle.ConstantTimeCompare(tag, good)
-	}
-	return found == 1
+	return among(s.good, tag)
 }

@@ -221,6 +221,9 @@ func keep(ctx context.Context, rec *scep.Record) (*scep.Record, error) {
 	if rec.Renews != "" && !rec.Renews.Valid() {
 		return nil, invalid(rec.Renews)
 	}
+	if err := checkIDs(ctx, rec.RenewedBy...); err != nil {
+		return nil, err
+	}
 	kept := rec.Clone()
 	for _, t := range []*time.Time{&kept.NotAfter, &kept.Revoked, &kept.Created, &kept.Changed} {
 		*t = t.UTC().Truncate(time.Microsecond)

@@ -184,7 +184,7 @@ func TestRetryWindow(t *testing.T) {
 	if again := at(59*time.Minute, msg); again.cert == nil || !again.cert.Equal(first.cert) || asked != 1 {
 		t.Fatalf("within the window: %v, challenge asked %d times", again, asked)
 	}
-	if a := at(time.Hour+time.Second, poll); a.failInfo != "4" {
+	if a := at(time.Hour+time.Second, poll); a.failInfo != "2" {
 		t.Errorf("poll after the window: %v", a)
 	}
 	second := at(time.Hour+time.Second, msg)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // A CA signs certificates. Methods may be called concurrently.
@@ -105,8 +106,8 @@ func (id *Identity) Sign(ctx context.Context, tmpl *x509.Certificate, pub crypto
 func (id *Identity) check() error {
 	cert := id.Certificate()
 	switch {
-	case cert == nil:
-		return errors.New("has no certificate")
+	case cert == nil, slices.Contains(id.Certificates, nil):
+		return errors.New("has no certificate, or one that is nil")
 	case id.Key == nil:
 		return fmt.Errorf("certificate %q comes without a key", cert.Subject)
 	}

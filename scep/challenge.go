@@ -22,7 +22,9 @@ type Request struct {
 	TransactionID string
 
 	// CSR is the PKCS#10 request. Its own signature has been verified, so the client has
-	// the private key. Nothing else in it has been judged.
+	// the private key. Nothing else in it has been judged. Its Raw is as received while
+	// the message that brought it is being answered; later, the challenge password in it
+	// is overwritten.
 	CSR *x509.CertificateRequest
 
 	// Secret is the challenge password, perhaps empty. It is known only while the message
@@ -46,6 +48,23 @@ type Request struct {
 	// Via is for a Challenge that is made of others, to note which of them admitted the
 	// request. It is kept in the record, and is here again when Confirm is called.
 	Via string
+}
+
+// public returns a copy for those who watch: without the challenge password. Nil if r is nil.
+func (r *Request) public() *Request {
+	if r == nil {
+		return nil
+	}
+	c := *r
+	c.Secret = Secret{}
+	if c.CSR != nil {
+		csr := *c.CSR
+		csr.Raw, csr.RawTBSCertificateRequest = nil, nil
+		//lint:ignore SA1019 it is not used, it is removed
+		csr.Attributes = nil
+		c.CSR = &csr
+	}
+	return &c
 }
 
 func (r *Request) now() time.Time {

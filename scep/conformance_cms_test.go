@@ -302,16 +302,14 @@ func TestConformanceATT(t *testing.T) {
 			}
 		}
 		bends(t, refused, map[string]bend{
-			"CertPoll with CSR":     holds("20", nil),
-			"GetCert with CSR":      holds("21", nil),
 			"PKCSReq with names":    holds("19", names),
 			"PKCSReq with serial":   holds("19", serial),
 			"RenewalReq with names": holds("17", names),
-			"GetCert with names":    holds("21", names),
-			"CertPoll with serial":  holds("20", serial),
 			"PKCSReq with nothing":  holds("19", []byte{}),
 			"PKCSReq with a NULL":   holds("19", []byte{5, 0}),
 		}, fails(scep.BadRequest, unreadable))
+		bends(t, refused, map[string]bend{"CertPoll with CSR": holds("20", nil), "CertPoll with serial": holds("20", serial)}, fails(scep.BadRequest, "no such transaction"))
+		bends(t, refused, map[string]bend{"GetCert with CSR": holds("21", nil), "GetCert with names": holds("21", names)}, fails(scep.BadCertID, "no such certificate"))
 	})
 	c.run("ATT-14", func(t *testing.T) {
 		bends(t, refused, map[string]bend{

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"math/big"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,7 +50,7 @@ var envelopeBreaks = map[string]bend{
 	"RSA above modulus": encryptedKey(func(b []byte) []byte { return bytes.Repeat([]byte{0xff}, len(b)) }),
 	"RSA block type 1":  rawBlock(append([]byte{0, 1}, bytes.Repeat([]byte{0xff}, 100)...)),
 	"RSA no zero":       rawBlock(append([]byte{0, 2}, bytes.Repeat([]byte{0xff}, 254)...)),
-	"OAEP, v1.5 named": func(m *sceptest.Message) {
+	"OAEP v1.5 named": func(m *sceptest.Message) {
 		r := &m.Envelope.Recipients[0]
 		r.OAEP, r.Algorithm = &sceptest.OAEP{}, plainTransport
 	},
@@ -181,20 +182,28 @@ func TestConformanceFAI(t *testing.T) {
 	})
 	c.run("FAI-09", func(t *testing.T) {
 		// From here on only the nonces and the signature may differ.
-		d := newConformer(refused)
-		var want []byte
-		for name, change := range envelopeBreaks {
-			m := d.PKCSReq(t)
-			change(m)
-			r := d.Send(t, m)
-			wantFail(t, r, scep.BadRequest, unreadable)
-			got := masked(r)
-			if want == nil {
-				want = got
+		srv := sceptest.NewServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true}})
+		d, cert := holder(t, srv)
+		for _, d := range []*sceptest.Device{d, d.As(cert, d.Key)} {
+			for _, kind := range []string{sceptest.TypePKCSReq, sceptest.TypeRenewalReq} {
+				var want []byte
+				for name, change := range envelopeBreaks {
+					m := d.Request(t, kind, d.CSR())
+					change(m)
+					r := d.Send(t, m)
+					wantFail(t, r, scep.BadRequest, unreadable)
+					got := masked(r)
+					if want == nil {
+						want = got
+					}
+					if !bytes.Equal(got, want) {
+						t.Errorf("type %s, %s: the answer can be told from the others:\n%x\n%x", kind, name, got, want)
+					}
+				}
 			}
-			if !bytes.Equal(got, want) {
-				t.Errorf("%s: the answer can be told from the others:\n%x\n%x", name, got, want)
-			}
+		}
+		if n := issued(t, srv); n != 1 {
+			t.Errorf("%d certificates", n)
 		}
 	})
 	c.run("FAI-10", func(t *testing.T) {
@@ -242,6 +251,56 @@ func TestConformanceFAI(t *testing.T) {
 			"not UTF-8": values(sceptest.TLV(sceptest.TagUTF8String, []byte{0xff})),
 		}, fails(scep.BadRequest, unreadable))
 	})
+}
+
+// visibleBreaks are those of the envelopeBreaks that everybody can see without the key.
+var visibleBreaks = strings.Split("half a block,no ciphertext,IV of 8,no IV,OAEP v1.5 named,type of content,type of envelope,version,no recipients,65 recipients,content no CMS,content truncated", ",")
+
+// TestEnvelopeOfOtherType puts an envelope, as somebody might have captured it, into messages of
+// other types. Whether the inside is a good CSR, names, a serial number or garbage makes no
+// difference.
+func TestEnvelopeOfOtherType(t *testing.T) {
+	t.Parallel()
+	srv := pendingServer(t)
+	d := newConformer(srv)
+	wantPending(t, d.Send(t, d.PKCSReq(t)))
+	cases := map[string]bend{
+		"CSR": func(m *sceptest.Message) { m.Envelope.Content = d.CSR().DER() },
+		"names": func(m *sceptest.Message) {
+			m.Envelope.Content = sceptest.TLV(0x30, sceptest.CN("CA"), sceptest.CN("device"))
+		},
+		"serial": func(m *sceptest.Message) {
+			m.Envelope.Content = sceptest.TLV(0x30, sceptest.CN("CA"), sceptest.Integer(5))
+		},
+		"NULL":    func(m *sceptest.Message) { m.Envelope.Content = []byte{5, 0} },
+		"garbage": func(m *sceptest.Message) { m.Envelope.Content = sceptest.Nonce(333) },
+	}
+	for name, change := range envelopeBreaks {
+		if !slices.Contains(visibleBreaks, name) {
+			cases[name] = change
+		}
+	}
+	for _, kind := range []string{sceptest.TypeCertPoll, sceptest.TypeGetCert} {
+		var want []byte
+		for name, change := range cases {
+			m := d.PKCSReq(t) // some of the bends need a CSR
+			m.Type = kind
+			change(m)
+			r := d.Send(t, m)
+			if kind == sceptest.TypeCertPoll {
+				wantPending(t, r)
+			} else {
+				wantFail(t, r, scep.BadCertID, "no such certificate")
+			}
+			got := masked(r)
+			if want == nil {
+				want = got
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("type %s, %s: the answer can be told from the others", kind, name)
+			}
+		}
+	}
 }
 
 // masked is a reply without what must differ from one to the next.

@@ -118,9 +118,9 @@ func TestConformancePOL(t *testing.T) {
 	})
 	c.run("POL-06", func(t *testing.T) {
 		srv := pendingServer(t)
-		wantFail(t, newConformer(srv).Poll(t), scep.BadCertID, "")
+		wantFail(t, newConformer(srv).Poll(t), scep.BadRequest, "no such transaction")
 		srv = sceptest.NewServer(t, scep.Config{})
-		wantFail(t, newConformer(srv).Poll(t), scep.BadCertID, "")
+		wantFail(t, newConformer(srv).Poll(t), scep.BadRequest, "no such transaction")
 	})
 	c.run("POL-07", func(t *testing.T) {
 		srv := pendingServer(t)
@@ -144,9 +144,9 @@ func TestConformancePOL(t *testing.T) {
 		wantPending(t, d.Send(t, d.PKCSReq(t)))
 		thief := *d
 		thief.Key = sceptest.RSA(1)
-		wantFail(t, thief.Poll(t), scep.BadCertID, "")
+		wantFail(t, thief.Poll(t), scep.BadRequest, "no such transaction")
 		approve(t, srv, recordOf(t, srv, d.TransactionID).ID)
-		wantFail(t, thief.Poll(t), scep.BadCertID, "")
+		wantFail(t, thief.Poll(t), scep.BadRequest, "no such transaction")
 		// The victim's certificate in the bag, with the thief's signature.
 		m := d.CertPoll(t)
 		m.Key = thief.Key
@@ -191,7 +191,7 @@ func TestConformancePOL(t *testing.T) {
 		ahead.Add(int64(59 * time.Minute))
 		wantOK(t, d.Poll(t))
 		ahead.Add(int64(2 * time.Minute))
-		wantFail(t, d.Poll(t), scep.BadCertID, "")
+		wantFail(t, d.Poll(t), scep.BadRequest, "no such transaction")
 	})
 	c.run("POL-12", func(t *testing.T) {
 		srv := pendingServer(t)

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"fmt"
 	"math/big"
 	"sync/atomic"
 	"testing"
@@ -203,6 +204,19 @@ func TestConformanceREN(t *testing.T) {
 		named := sceptest.Certificate{Key: d.Key, SignedBy: stranger.Key, Issuer: ca.Certificate().RawSubject, Subject: d.Subject}
 		here.Signer, here.Certificate, here.Key = d.Key, named.DER(), spare()
 		refuses(t, here, "")
+		// The same, after somebody wrote it into the depot.
+		planted, err := x509.ParseCertificate(here.Certificate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := scep.ID(fmt.Sprintf("%064x", planted.SerialNumber))
+		if err := srv.Config.Depot.Create(t.Context(), &scep.Record{
+			ID: id, Transaction: id, State: scep.Issued, Issuer: planted.RawIssuer, Serial: planted.SerialNumber,
+			Certificate: planted.Raw, NotAfter: planted.NotAfter, Created: time.Now(), Changed: time.Now(),
+		}); err != nil {
+			t.Fatal(err)
+		}
+		refuses(t, here, "the certificate that signed the message was not issued here")
 		// One of our CA that is in another server's depot.
 		other, old := holder(t, off)
 		here = newConformer(srv)
@@ -321,8 +335,8 @@ func TestConformanceCRT(t *testing.T) {
 		wantFail(t, d.Send(t, d.GetCert(t, cert.RawIssuer, new(big.Int).Neg(cert.SerialNumber))), scep.BadCertID, "")
 		wantFail(t, serial([]byte{0xff}), scep.BadCertID, "")
 		wantFail(t, serial(append([]byte{0x7f}, make([]byte, 1000)...)), scep.BadCertID, "")
-		wantFail(t, serial(append([]byte{0, 0}, cert.SerialNumber.Bytes()...)), scep.BadRequest, unreadable) // no INTEGER
-		wantFail(t, serial(nil), scep.BadRequest, unreadable)
+		wantFail(t, serial(append([]byte{0, 0}, cert.SerialNumber.Bytes()...)), scep.BadCertID, "no such certificate") // no INTEGER
+		wantFail(t, serial(nil), scep.BadCertID, "no such certificate")
 	})
 }
 

@@ -205,6 +205,14 @@ func canaries(t *testing.T) {
 			t.Errorf("nothing was %s among %v", reason, outcomes)
 		}
 	}
+	kept := records(t, srv)
+	if len(kept) == 0 {
+		t.Error("there are no records to look at")
+	}
+	for _, rec := range kept {
+		note(fmt.Sprintf("%+v", rec))
+		note(string(rec.CSR))
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	if events == 0 || !strings.Contains(seen.String(), subject) {

@@ -24,46 +24,87 @@ var (
 	oidMSExtensionRequest = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 2, 1, 14}
 )
 
-// parsedCSR is a PKCS#10 request whose own signature has been verified.
+// parsedCSR is a PKCS#10 request.
 type parsedCSR struct {
 	*x509.CertificateRequest
-	secret Secret
-	hash   crypto.Hash // of its signature; 0 if that has none
+	secret    Secret
+	hash      crypto.Hash // of its signature; 0 if that has none, or was not verified
+	challenge []byte      // the content octets of the challenge password, a part of Raw
+}
+
+// csrParts are the parts of a PKCS#10 request, each a part of its DER.
+type csrParts struct {
+	der                   []byte
+	info, sigAlg          cryptobyte.String
+	subject, spki, others cryptobyte.String
+	sig                   asn1.BitString
+}
+
+func splitCSR(der []byte) (*csrParts, error) {
+	p := &csrParts{der: der}
+	var seq, tbs cryptobyte.String
+	var version int64
+	in := cryptobyte.String(der)
+	if !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !in.Empty() ||
+		!seq.ReadASN1Element(&p.info, cbasn1.SEQUENCE) ||
+		!seq.ReadASN1Element(&p.sigAlg, cbasn1.SEQUENCE) ||
+		!seq.ReadASN1BitString(&p.sig) || !seq.Empty() {
+		return nil, errors.New("scep: CSR is malformed")
+	}
+	body := p.info
+	if !body.ReadASN1(&tbs, cbasn1.SEQUENCE) ||
+		!tbs.ReadASN1Integer(&version) || version != 0 ||
+		!tbs.ReadASN1Element(&p.subject, cbasn1.SEQUENCE) ||
+		!tbs.ReadASN1Element(&p.spki, cbasn1.SEQUENCE) {
+		return nil, errors.New("scep: CSR is malformed")
+	}
+	p.others = tbs
+	return p, nil
 }
 
 // parseCSR reads a PKCS#10 request and verifies its signature, whatever hash that uses.
-// The caller must not tell the client which of the two failed.
-func parseCSR(der []byte) (*parsedCSR, error) {
-	var seq, info, tbs, sigAlg, spki, subject cryptobyte.String
-	var version int64
-	var sig asn1.BitString
-	in := cryptobyte.String(der)
-	if !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !in.Empty() ||
-		!seq.ReadASN1Element(&info, cbasn1.SEQUENCE) ||
-		!seq.ReadASN1Element(&sigAlg, cbasn1.SEQUENCE) ||
-		!seq.ReadASN1BitString(&sig) || !seq.Empty() {
-		return nil, errors.New("scep: CSR is malformed")
-	}
-	body := info
-	if !body.ReadASN1(&tbs, cbasn1.SEQUENCE) ||
-		!tbs.ReadASN1Integer(&version) || version != 0 ||
-		!tbs.ReadASN1Element(&subject, cbasn1.SEQUENCE) ||
-		!tbs.ReadASN1Element(&spki, cbasn1.SEQUENCE) {
-		return nil, errors.New("scep: CSR is malformed")
-	}
-	pub, err := cms.ParsePublicKey(spki)
+// The caller must not tell the client what failed; tried says whether a signature was computed
+// with, so that the caller can take the time for it otherwise.
+func parseCSR(der []byte) (csr *parsedCSR, tried bool, err error) {
+	p, err := splitCSR(der)
 	if err != nil {
-		return nil, fmt.Errorf("scep: key of the CSR: %w", err)
+		return nil, false, err
 	}
-	hash, err := cms.VerifySignature(pub, sigAlg, 0, info, sig.RightAlign())
+	pub, err := cms.ParsePublicKey(p.spki)
 	if err != nil {
-		return nil, fmt.Errorf("scep: signature of the CSR: %w", err)
+		return nil, false, fmt.Errorf("scep: key of the CSR: %w", err)
 	}
+	hash, err := cms.VerifySignature(pub, p.sigAlg, 0, p.info, p.sig.RightAlign())
+	if err != nil {
+		return nil, true, fmt.Errorf("scep: signature of the CSR: %w", err)
+	}
+	csr, err = p.parse()
+	if err != nil {
+		return nil, true, err
+	}
+	csr.hash = hash
+	return csr, true, nil
+}
 
-	req, err := x509.ParseCertificateRequest(der)
+// storedCSR reads a PKCS#10 request from a record, which has verified once.
+func storedCSR(der []byte) (*parsedCSR, error) {
+	p, err := splitCSR(der)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := p.parse()
+	if err != nil {
+		return nil, err
+	}
+	csr.secret = Secret{}
+	return csr, nil
+}
+
+func (p *csrParts) parse() (*parsedCSR, error) {
+	req, err := x509.ParseCertificateRequest(p.der)
 	if err != nil {
 		// Some clients write "_", "@" and more into a PrintableString.
-		mended := retagPrintable(der, subject)
+		mended := p.retagPrintable()
 		if mended == nil {
 			return nil, fmt.Errorf("scep: CSR: %w", err)
 		}
@@ -71,17 +112,28 @@ func parseCSR(der []byte) (*parsedCSR, error) {
 			return nil, fmt.Errorf("scep: CSR: %w", err)
 		}
 		// The subject stays mended: what we sign is correct DER.
-		req.Raw = der
-		req.RawTBSCertificateRequest = info
+		req.Raw = p.der
+		req.RawTBSCertificateRequest = p.info
 	}
-	req.PublicKey = pub
-
-	p := &parsedCSR{CertificateRequest: req, hash: hash}
-	if err := p.readAttributes(tbs); err != nil {
+	csr := &parsedCSR{CertificateRequest: req}
+	if err := csr.readAttributes(p.others); err != nil {
 		return nil, err
 	}
-	return p, nil
+	return csr, nil
 }
+
+// withoutChallenge returns Raw with the challenge password overwritten.
+func (p *parsedCSR) withoutChallenge() []byte {
+	der := bytes.Clone(p.Raw)
+	at := offset(p.Raw, p.challenge)
+	for i := range p.challenge {
+		der[at+i] = '*'
+	}
+	return der
+}
+
+// offset returns where part begins in whole, of which it is a slice.
+func offset(whole, part []byte) int { return cap(whole) - cap(part) }
 
 // readAttributes reads the challenge password in any string type, and the extension request
 // under either of its names.
@@ -108,8 +160,10 @@ func (p *parsedCSR) readAttributes(attrs cryptobyte.String) error {
 			if values.Empty() {
 				continue // as draft-nourse clients send in renewals
 			}
+			var tag cbasn1.Tag
+			value := values
 			text, ok := readString(&values)
-			if !ok || !values.Empty() {
+			if !ok || !values.Empty() || !value.ReadAnyASN1((*cryptobyte.String)(&p.challenge), &tag) {
 				return errors.New("scep: challenge password is malformed")
 			}
 			p.secret = NewSecret(text)
@@ -153,6 +207,9 @@ func (p *parsedCSR) readNames() error {
 	return nil
 }
 
+// maxExtensions is more than any device asks for.
+const maxExtensions = 64
+
 // readExtensions reads Extensions (RFC 5280, 4.1), perhaps none, each type at most once.
 func readExtensions(in *cryptobyte.String) ([]pkix.Extension, bool) {
 	var list cryptobyte.String
@@ -161,6 +218,9 @@ func readExtensions(in *cryptobyte.String) ([]pkix.Extension, bool) {
 	}
 	var exts []pkix.Extension
 	for !list.Empty() {
+		if len(exts) == maxExtensions {
+			return nil, false
+		}
 		var e cryptobyte.String
 		var ext pkix.Extension
 		if !list.ReadASN1(&e, cbasn1.SEQUENCE) || !e.ReadASN1ObjectIdentifier(&ext.Id) {
@@ -226,18 +286,14 @@ func readString(in *cryptobyte.String) (string, bool) {
 	return "", false
 }
 
-// retagPrintable returns a copy of der in which the PrintableStrings of the name at subject
-// (a part of der) that are none have become UTF8Strings, which have the same length; or nil
-// if there are none such.
-func retagPrintable(der []byte, subject cryptobyte.String) []byte {
-	at := bytes.Index(der, subject)
-	if at < 0 {
-		return nil
-	}
-	out := bytes.Clone(der)
+// retagPrintable returns a copy of the DER in which the PrintableStrings of the subject that are
+// none have become UTF8Strings, which have the same length; or nil if there are none such.
+func (p *csrParts) retagPrintable() []byte {
+	out := bytes.Clone(p.der)
+	at := offset(p.der, p.subject)
 	changed := false
 	var rdns, rdn, atv, value cryptobyte.String
-	name := cryptobyte.String(out[at : at+len(subject)])
+	name := cryptobyte.String(out[at : at+len(p.subject)])
 	if !name.ReadASN1(&rdns, cbasn1.SEQUENCE) {
 		return nil
 	}

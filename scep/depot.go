@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math/big"
+	"slices"
 	"time"
 )
 
@@ -82,9 +83,10 @@ type Record struct {
 	RemoteAddr    string // of the client, as net/http gives it
 	Via           string // which challenge let it in, if there are several
 	Renews        ID     // the record of the certificate that is being renewed, if any
+	RenewedBy     []ID   // the records of renewals that this certificate has authorised
 
 	State       State
-	CSR         []byte   // DER, as received
+	CSR         []byte   // DER, with the challenge password overwritten: its signature no longer verifies
 	Issuer      []byte   // DER of the issuer's name; nil until there is a template
 	Serial      *big.Int // nil until there is a template
 	Template    []byte   // DER of an unsigned certificate (RFC 9925): what is, or will be, signed
@@ -107,6 +109,7 @@ type Record struct {
 // Clone returns a copy of r that shares nothing with it.
 func (r *Record) Clone() *Record {
 	c := *r
+	c.RenewedBy = slices.Clone(r.RenewedBy)
 	c.CSR = bytes.Clone(r.CSR)
 	c.Issuer = bytes.Clone(r.Issuer)
 	c.Template = bytes.Clone(r.Template)

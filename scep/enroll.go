@@ -6,11 +6,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/scepkit/scepkit/scep/internal/keycheck"
@@ -105,7 +107,7 @@ func (h *Handler) enroll(ctx context.Context, in *inbound, remote string) (*outc
 // current reports whether the same message still means the same request.
 func (h *Handler) current(rec *Record) bool {
 	switch rec.State {
-	case Pending, Signing:
+	case Pending, Signing, Revoked: // what was revoked does not come back by being sent again
 		return true
 	}
 	return rec.Unconfirmed || h.c.Time().Sub(rec.Changed) <= h.c.RetryWindow
@@ -122,7 +124,7 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 		ID: rec.ID, Profile: rec.Profile, TransactionID: rec.TransactionID, RemoteAddr: rec.RemoteAddr,
 		CSR: in.csr.CertificateRequest, Secret: in.csr.secret, Time: now,
 	}
-	rec.CSR, rec.Created, rec.Changed = req.CSR.Raw, now, now
+	rec.CSR, rec.Created, rec.Changed = in.csr.withoutChallenge(), now, now
 	out := &outcome{rec: rec, req: req}
 
 	if err := keycheck.Check(req.CSR.PublicKey, minRSABits, maxRSABits); err != nil {
@@ -133,16 +135,23 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 			return out, refuse(BadRequest, ReasonKey, "the key in the CSR belongs to the CA", nil)
 		}
 	}
+	var old *owned
 	if renewal {
-		old, err := h.checkRenewal(ctx, in, now)
-		if err != nil {
+		var err error
+		if old, err = h.checkRenewal(ctx, in, now); err != nil {
 			return out, err
 		}
-		req.Renews, rec.Renews = old.cert, old.id
+		req.Renews, rec.Renews = old.cert, old.rec.ID
 	} else if !h.c.AnySigner && !equalKeys(in.signer, req.CSR.PublicKey) {
 		return out, refuse(BadRequest, ReasonSigner, "the message is not signed with the key in the CSR", nil)
 	}
 
+	if p, ok := h.c.Policy.(*Profile); ok {
+		// What a profile refuses in any case does not spend a challenge.
+		if _, err := p.template(req); err != nil {
+			return out, err
+		}
+	}
 	asked := !renewal || h.c.Renewal.Challenge
 	var err error
 	if asked {
@@ -165,6 +174,11 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 	}
 	if _, ok := h.c.Challenge.(Confirmer); ok && asked {
 		rec.Unconfirmed = true
+	}
+	if renewal {
+		if err := h.claimRenewal(ctx, old.rec, rec.ID); err != nil {
+			return out, err
+		}
 	}
 
 	for tries := 0; ; tries++ {
@@ -225,7 +239,7 @@ func (h *Handler) template(ctx context.Context, req *Request, rec *Record) error
 			return err
 		}
 	}
-	rec.Template, rec.Serial, rec.Issuer, rec.NotAfter = der, serial, issuer.RawSubject, t.NotAfter
+	rec.Template, rec.Serial, rec.Issuer, rec.NotAfter = der, serial, issuer.RawSubject, whole.NotAfter
 	return nil
 }
 
@@ -250,7 +264,7 @@ func (h *Handler) resume(ctx context.Context, rec *Record, secret Secret) (*outc
 
 // request makes the request that a record is of.
 func (h *Handler) request(rec *Record) (*Request, error) {
-	csr, err := parseCSR(rec.CSR)
+	csr, err := storedCSR(rec.CSR)
 	if err != nil {
 		return nil, depotError("reading", rec.ID, err)
 	}
@@ -295,12 +309,12 @@ func (h *Handler) goOn(ctx context.Context, out *outcome) (*outcome, error) {
 			return out, nil
 		}
 		if errors.Is(err, ErrStale) {
-			out.cert, out.issued = nil, false
-			if out.rec, err = h.c.Depot.Get(ctx, rec.ID); err != nil {
-				err = depotError("reading", rec.ID, err)
+			newer, err := h.c.Depot.Get(ctx, rec.ID)
+			if err != nil {
+				return out, depotError("reading", rec.ID, err)
 			}
-		}
-		if err != nil {
+			out.rec, out.cert, out.issued = newer, nil, false
+		} else if err != nil {
 			return out, err
 		}
 	}
@@ -313,6 +327,16 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 	tmpl, err := parseTemplate(out.rec.Template)
 	if err != nil {
 		return depotError("reading", out.rec.ID, err)
+	}
+	if out.rec.Renews != "" {
+		if out.req.Renews, err = h.renewed(ctx, out.rec.Renews); err != nil {
+			return h.deny(ctx, out, err)
+		}
+	}
+	if ca := h.chain[0]; !bytes.Equal(tmpl.RawIssuer, ca.RawSubject) || !bytes.Equal(tmpl.AuthorityKeyId, ca.SubjectKeyId) ||
+		!out.req.now().Before(tmpl.NotAfter) {
+		// Written down for a CA that has been replaced, or too long ago. Nobody has it.
+		return h.retemplate(ctx, out)
 	}
 	signCtx := ctx
 	if deadline, ok := ctx.Deadline(); ok {
@@ -341,6 +365,42 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 		return depotError("updating", rec.ID, err)
 	}
 	out.rec, out.cert, out.issued, out.err = &rec, cert, true, nil
+	if h.c.Events.Issued != nil {
+		h.c.Events.Issued(ctx, Event{
+			Time: rec.Changed, Reason: ReasonIssued, ID: rec.ID, TransactionID: rec.TransactionID, RemoteAddr: rec.RemoteAddr,
+			Request: out.req.public(), Certificate: cert,
+		})
+	}
+	return nil
+}
+
+// retemplate writes down anew what is to be signed.
+func (h *Handler) retemplate(ctx context.Context, out *outcome) error {
+	req, rec := *out.req, *out.rec
+	req.Approved = true // it was, or did not have to be
+	if err := h.template(ctx, &req, &rec); err != nil {
+		return h.deny(ctx, out, err)
+	}
+	rec.Changed = h.c.Time()
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		return depotError("updating", rec.ID, err)
+	}
+	out.rec = &rec
+	return nil
+}
+
+// deny closes a record that can no longer be signed, if err is a refusal.
+func (h *Handler) deny(ctx context.Context, out *outcome, err error) error {
+	var why *Error
+	if !errors.As(err, &why) {
+		return err
+	}
+	rec := *out.rec
+	rec.State, rec.FailInfo, rec.Reason, rec.Changed = Denied, why.FailInfo, why.Text, h.c.Time()
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		return depotError("updating", rec.ID, err)
+	}
+	out.rec = &rec
 	return nil
 }
 
@@ -351,11 +411,22 @@ func (h *Handler) checkIssued(cert, tmpl *x509.Certificate) error {
 		return errors.New("it returned no certificate")
 	case cert.SerialNumber.Cmp(tmpl.SerialNumber) != 0,
 		!bytes.Equal(cert.RawSubjectPublicKeyInfo, tmpl.RawSubjectPublicKeyInfo),
-		!bytes.Equal(cert.RawIssuer, tmpl.RawIssuer):
-		return errors.New("it returned a certificate with another serial number, key or issuer than asked for")
+		!bytes.Equal(cert.RawIssuer, tmpl.RawIssuer), !bytes.Equal(cert.RawSubject, tmpl.RawSubject):
+		return errors.New("it returned a certificate with another serial number, key or name than asked for")
+	case !cert.NotBefore.Equal(tmpl.NotBefore), !cert.NotAfter.Equal(tmpl.NotAfter):
+		return errors.New("it returned a certificate with other dates than asked for")
+	case cert.IsCA:
+		return errors.New("it returned a certificate of a CA")
 	}
 	if _, ok := h.c.CA.(*Identity); ok {
-		return nil // has verified its signature
+		return nil // has verified its signature, and signs what it is asked to
+	}
+	for _, want := range tmpl.Extensions {
+		if !slices.ContainsFunc(cert.Extensions, func(e pkix.Extension) bool {
+			return e.Id.Equal(want.Id) && e.Critical == want.Critical && bytes.Equal(e.Value, want.Value)
+		}) {
+			return fmt.Errorf("it returned a certificate without the extension %v that was asked for", want.Id)
+		}
 	}
 	return cert.CheckSignatureFrom(h.chain[0])
 }
@@ -363,19 +434,24 @@ func (h *Handler) checkIssued(cert, tmpl *x509.Certificate) error {
 // confirm asks the Confirmer for the last word on an issued certificate.
 func (h *Handler) confirm(ctx context.Context, out *outcome) error {
 	confirmer, ok := h.c.Challenge.(Confirmer)
+	if !ok {
+		return fmt.Errorf("scep: record %s waits to be confirmed, and Config.Challenge is no Confirmer any more", out.rec.ID)
+	}
 	cert, err := x509.ParseCertificate(out.rec.Certificate)
 	if err != nil {
 		return depotError("reading", out.rec.ID, err)
 	}
-	var refusal error
-	if ok {
-		err := confirmer.Confirm(ctx, out.req, cert)
-		var why *Error
-		if errors.As(err, &why) {
-			refusal = err
-		} else if err != nil {
-			return fmt.Errorf("scep: confirming record %s: %w", out.rec.ID, err)
+	if out.rec.Renews != "" && out.req.Renews == nil {
+		if out.req.Renews, err = h.renewed(ctx, out.rec.Renews); err != nil {
+			return err
 		}
+	}
+	var refusal error
+	var why *Error
+	if err := confirmer.Confirm(ctx, out.req, cert); errors.As(err, &why) {
+		refusal = err
+	} else if err != nil {
+		return fmt.Errorf("scep: confirming record %s: %w", out.rec.ID, err)
 	}
 	rec := *out.rec
 	rec.Unconfirmed = false
@@ -391,10 +467,11 @@ func (h *Handler) confirm(ctx context.Context, out *outcome) error {
 }
 
 // poll answers CertPoll: it goes on with the newest request of this transaction ID and key.
+// There is no badCertId for others, because a poll is not opened, and might hold something else.
 func (h *Handler) poll(ctx context.Context, in *inbound) (*outcome, error) {
 	rec, err := h.c.Depot.Latest(ctx, h.transaction(in))
 	if errors.Is(err, ErrNotFound) || err == nil && !h.current(rec) {
-		return nil, refuse(BadCertID, ReasonUnknown, "no such transaction", nil)
+		return nil, refuse(BadRequest, ReasonUnknown, "no such transaction", nil)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("scep: looking up a transaction: %w", err)
@@ -439,8 +516,8 @@ func (h *Handler) getCert(ctx context.Context, in *inbound) (*outcome, error) {
 // Approve lets a request pass that [ErrPending] held back, and returns its certificate. The
 // device gets it at its next poll. Approving again returns the same certificate. If the CA
 // cannot sign now that is the error, and the device's next poll tries again. Errors are
-// [ErrNotFound] for a record of another profile or none, and an [*Error] for a request that
-// was denied or that the policy refuses.
+// [ErrNotFound] for a record of another profile or none, an [*Error] for a request that was
+// denied or that the policy refuses, and [ErrPending] if the policy heeds no approval.
 func (h *Handler) Approve(ctx context.Context, id ID) (*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.c.Limits.Time)
 	defer cancel()
@@ -451,7 +528,7 @@ func (h *Handler) Approve(ctx context.Context, id ID) (*x509.Certificate, error)
 			return nil, err
 		}
 		req.Approved = true
-		if rec.Renews != "" {
+		if rec.Renews != "" { // whose names the policy must keep to
 			if req.Renews, err = h.renewed(ctx, rec.Renews); err != nil {
 				return nil, err
 			}

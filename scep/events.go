@@ -9,7 +9,7 @@ import (
 // Events are told what happened, after the fact and in the request's goroutine; they cannot
 // change the answer, and should be quick. Nil funcs are skipped.
 type Events struct {
-	Issued   func(context.Context, Event) // a certificate was signed and stored
+	Issued   func(context.Context, Event) // a certificate was signed and stored; it may yet be withheld, or get lost on its way
 	Repeated func(context.Context, Event) // an answer was given again: a retry or a poll
 	Waiting  func(context.Context, Event) // a request was put aside, or is still waiting
 	Refused  func(context.Context, Event) // the client was told no
@@ -20,14 +20,14 @@ type Events struct {
 type Event struct {
 	Time          time.Time
 	Duration      time.Duration
-	Operation     string // as "PKIOperation"
+	Operation     string // as "PKIOperation"; "" when Issued
 	MessageType   string // as "PKCSReq"
 	Reason        Reason
 	ID            ID
 	TransactionID string // as the client chose it: any text
 	RemoteAddr    string
-	Request       *Request          // once verified
-	Certificate   *x509.Certificate // that was handed out
+	Request       *Request          // once verified; without its challenge password
+	Certificate   *x509.Certificate // that was issued, or handed out
 	FailInfo      FailInfo          // of a refusal
 	Err           error             // cause; may hold more than the client was told
 }

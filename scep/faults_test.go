@@ -171,7 +171,7 @@ func TestFaults(t *testing.T) {
 							a = d.send(t, h, d.pkcsReq(t, from), from)
 						case "poll":
 							a = d.send(t, h, d.certPoll(t, from), from)
-							if a.failInfo == "4" { // nothing was written down: the client starts again
+							if a.failInfo == "2" { // nothing was written down: the client starts again
 								a = d.send(t, h, first, from)
 							}
 						}

@@ -68,6 +68,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 
+	if r.ContentLength != 0 {
+		// A server that has no time-outs of its own is safe all the same. An error means that
+		// the connection cannot have one, as in tests.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.c.Limits.ReadTime))
+	}
 	operation, message := parseQuery(r.URL.RawQuery)
 	if operation == "" && r.Method == http.MethodPost {
 		operation = "PKIOperation" // RFC 8894, 4.3: servers need not look
@@ -139,7 +144,8 @@ func (h *Handler) operate(w http.ResponseWriter, r *http.Request, rep *report, b
 		}
 	}
 	if out != nil {
-		rep.ID, rep.Request, rep.Certificate = out.rec.ID, out.req, out.cert
+		rep.ID, rep.Certificate = out.rec.ID, out.cert
+		rep.Request = out.req.public()
 	}
 	var why *Error
 	switch {
@@ -183,9 +189,6 @@ func (h *Handler) sorry(w http.ResponseWriter, r *http.Request, rep *report, err
 
 // readBody reads a message that came by POST: binary, or in base64 as some clients have it.
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, rep *report) ([]byte, bool) {
-	// A server that has no time-outs of its own is safe all the same. An error means that
-	// the connection cannot have one, as in tests.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.c.Limits.ReadTime))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.c.Limits.Bytes))
 	var large *http.MaxBytesError
 	switch {
@@ -294,7 +297,7 @@ func (h *Handler) tell(ctx context.Context, rep *report) {
 		level, call = slog.LevelError, h.c.Events.Failed
 	case rep.status != http.StatusOK, e.Err != nil && e.Reason != ReasonSigning:
 	case e.Reason == ReasonIssued:
-		call = h.c.Events.Issued
+		call = nil // told when it was stored
 	case e.Reason == ReasonRepeated:
 		call = h.c.Events.Repeated
 	case e.Reason == ReasonPending:

@@ -18,6 +18,7 @@ var (
 	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 	oidNTPrincipal    = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 20, 2, 3}
 	oidCommonName     = asn1.ObjectIdentifier{2, 5, 4, 3}
+	oidSerialNumber   = asn1.ObjectIdentifier{2, 5, 4, 5}
 )
 
 // A SANKind is a set of kinds of subject alternative names.
@@ -168,9 +169,9 @@ func checkSubject(rawSubject []byte) error {
 	if !in.ReadASN1(&rdns, cbasn1.SEQUENCE) {
 		return errors.New("subject is malformed")
 	}
-	commonNames := 0
+	commonNames, serialNumbers := 0, 0
 	for !rdns.Empty() {
-		if !rdns.ReadASN1(&rdn, cbasn1.SET) {
+		if !rdns.ReadASN1(&rdn, cbasn1.SET) || rdn.Empty() {
 			return errors.New("subject is malformed")
 		}
 		for !rdn.Empty() {
@@ -181,6 +182,12 @@ func checkSubject(rawSubject []byte) error {
 			text, ok := readString(&atv)
 			if !ok || !atv.Empty() || !plainText([]byte(text)) {
 				return errors.New("subject holds a value that is not plain text")
+			}
+			// Of these pkix.Name shows the last one only, and whoever looks there must see all.
+			if oid.Equal(oidSerialNumber) {
+				if serialNumbers++; serialNumbers > 1 {
+					return errors.New("subject has two serial numbers")
+				}
 			}
 			if oid.Equal(oidCommonName) {
 				if commonNames++; commonNames > 1 {

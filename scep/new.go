@@ -165,6 +165,9 @@ func (c *Config) setDefaults() {
 		c.Time = time.Now
 	}
 	c.PastRA = slices.Clone(c.PastRA)
+	if c.Renewal.On && c.Renewal.Max == 0 {
+		c.Renewal.Max = 10
+	}
 	l := &c.Limits
 	if l.Bytes == 0 {
 		l.Bytes = 64 << 10
@@ -202,8 +205,8 @@ func (r *Renewal) check() error {
 
 // checkCA reports why nothing can be issued from chain[0].
 func checkCA(chain []*x509.Certificate, now time.Time) error {
-	if len(chain) == 0 {
-		return errors.New("has no certificate")
+	if len(chain) == 0 || slices.Contains(chain, nil) {
+		return errors.New("has no certificate, or one that is nil")
 	}
 	cert := chain[0]
 	switch {

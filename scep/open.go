@@ -58,7 +58,7 @@ type inbound struct {
 	hash    crypto.Hash      // of the reply
 	cipher  cms.Cipher       // of the reply
 
-	csr    *parsedCSR // of RenewalReq and PKCSReq
+	csr    *parsedCSR // of RenewalReq and PKCSReq; verified
 	issuer []byte     // of GetCert: DER of Name
 	serial *big.Int   // of GetCert
 }
@@ -143,33 +143,46 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 		return in, refuse(BadAlg, ReasonAlgorithm, "the message must be signed with an RSA key, to which the reply is encrypted", nil)
 	}
 
-	content, err := h.decrypt(ctx, in)
+	seal, err := h.address(in)
+	if err != nil || in.kind == certPoll {
+		// What a CertPoll has inside is of no use (RFC 8894, 3.3.3), and is not opened:
+		// whoever has a transaction of his own could otherwise learn, from whether its
+		// inside was taken for one, what is in the messages of others.
+		return in, err
+	}
+	content, err := seal.open(ctx)
 	if err != nil {
 		return in, err
 	}
-	switch in.kind {
-	case pkcsReq, renewalReq:
-		in.csr, err = parseCSR(content)
-	case certPoll:
-		err = parseIssuerAndSubject(content)
-	case getCert:
-		in.issuer, in.serial, err = parseIssuerAndSerial(content)
+	if in.kind == getCert {
+		if in.issuer, in.serial, err = parseIssuerAndSerial(content); err != nil {
+			// For the same reason this is answered, and looked up, as one that is unknown.
+			in.issuer, in.serial = h.chain[0].RawSubject, new(big.Int)
+		}
+		return in, nil
 	}
+	csr, tried, err := parseCSR(content)
 	if err != nil {
+		if !tried {
+			// Takes the time that verifying the CSR would have taken.
+			_, _ = cms.VerifySignature(in.signer, sha256WithRSA, 0, content, make([]byte, in.signer.(*rsa.PublicKey).Size()))
+		}
 		return in, unreadable(err)
 	}
-	if in.csr != nil {
-		switch in.csr.hash {
-		case crypto.MD5:
-			return in, refuse(BadAlg, ReasonAlgorithm, "MD5 in the signature of the CSR is not allowed", nil)
-		case crypto.SHA1:
-			if h.c.Legacy&SHA1 == 0 {
-				return in, refuse(BadAlg, ReasonAlgorithm, "SHA-1 in the signature of the CSR is not allowed", nil)
-			}
+	switch csr.hash {
+	case crypto.MD5:
+		return in, refuse(BadAlg, ReasonAlgorithm, "MD5 in the signature of the CSR is not allowed", nil)
+	case crypto.SHA1:
+		if h.c.Legacy&SHA1 == 0 {
+			return in, refuse(BadAlg, ReasonAlgorithm, "SHA-1 in the signature of the CSR is not allowed", nil)
 		}
 	}
+	in.csr = csr
 	return in, nil
 }
+
+// sha256WithRSA is the DER of an AlgorithmIdentifier.
+var sha256WithRSA = []byte("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00")
 
 func badAlg(use string, oid asn1.ObjectIdentifier) error {
 	return refuse(BadAlg, ReasonAlgorithm, fmt.Sprintf("%s algorithm %v is not allowed", use, oid), nil)
@@ -212,9 +225,16 @@ func (o *opener) match(r *cms.Recipient, exact bool) bool {
 		(!exact || bytes.Equal(r.RawIssuer, o.cert.RawIssuer))
 }
 
-// decrypt opens the envelope. It does at most one private-key operation, and an error that is
-// no refusal means that the key is unavailable.
-func (h *Handler) decrypt(ctx context.Context, in *inbound) ([]byte, error) {
+// envelope is an envelope that is addressed to one of us.
+type envelope struct {
+	*cms.Envelope
+	to        *opener
+	recipient *cms.Recipient
+}
+
+// address reads the envelope, as far as everybody can, and chooses who opens it and who
+// answers, and how.
+func (h *Handler) address(in *inbound) (*envelope, error) {
 	env, err := cms.ParseEnvelope(in.msg.Content)
 	if err != nil {
 		return nil, unreadable(err)
@@ -239,28 +259,45 @@ func (h *Handler) decrypt(ctx context.Context, in *inbound) ([]byte, error) {
 		return nil, refuse(BadRequest, ReasonRecipient, "the request is encrypted to another certificate", nil)
 	}
 	in.replier, in.gate = o.replier, o.replies
-	if r.Options == nil {
+	if !transportAllowed(r.Options) {
 		return nil, badAlg("key transport", r.AlgorithmOID)
 	}
+	return &envelope{env, o, r}, nil
+}
 
-	block := r.EncryptedKey
+// transportAllowed reports whether every backend can be expected to know these options.
+func transportAllowed(opts crypto.DecrypterOpts) bool {
+	if oaep, ok := opts.(*rsa.OAEPOptions); ok {
+		switch oaep.Hash {
+		case crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512:
+			return true
+		}
+		return false
+	}
+	return opts != nil
+}
+
+// open decrypts the content. It does one private-key operation, and an error means that the
+// key is unavailable.
+func (e *envelope) open(ctx context.Context) ([]byte, error) {
+	o, block, size := e.to, e.recipient.EncryptedKey, e.Cipher.KeySize()
 	if !o.fits(block) {
 		// Not a number below the modulus: something else is decrypted in its place, so that
 		// this takes as long as the rest.
 		block = o.standIn()
 	}
 	var key []byte
-	err = o.unwraps.do(ctx, func() (err error) {
-		key, err = o.unwrap.UnwrapKey(ctx, block, env.Cipher.KeySize(), r.Options)
+	err := o.unwraps.do(ctx, func() (err error) {
+		key, err = o.unwrap.UnwrapKey(ctx, block, size, e.recipient.Options)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("scep: opening a request with the key of %q: %w", o.id.Certificate().Subject, err)
 	}
-	if len(key) != env.Cipher.KeySize() {
-		return nil, fmt.Errorf("scep: the key of %q unwrapped %d bytes in place of %d", o.id.Certificate().Subject, len(key), env.Cipher.KeySize())
+	if len(key) != size {
+		return nil, fmt.Errorf("scep: the key of %q unwrapped %d bytes in place of %d", o.id.Certificate().Subject, len(key), size)
 	}
-	content, ok := env.Decrypt(key)
+	content, ok := e.Decrypt(key)
 	if !ok {
 		// Parsing goes on as if it had been well, and cannot succeed.
 		content[0] = 0
@@ -307,19 +344,6 @@ func newOpener(id, replier *Identity) (o opener, err error) {
 	}
 	o.unwrap, err = id.unwrapper()
 	return o, err
-}
-
-// parseIssuerAndSubject reads what a CertPoll has: two names, which are not used, because
-// clients disagree on which is which (RFC 8894, 3.3.3).
-func parseIssuerAndSubject(der []byte) error {
-	in := cryptobyte.String(der)
-	var seq, issuer, subject cryptobyte.String
-	if !in.ReadASN1(&seq, cbasn1.SEQUENCE) || !in.Empty() ||
-		!seq.ReadASN1(&issuer, cbasn1.SEQUENCE) ||
-		!seq.ReadASN1(&subject, cbasn1.SEQUENCE) || !seq.Empty() {
-		return errors.New("scep: no IssuerAndSubject")
-	}
-	return nil
 }
 
 func parseIssuerAndSerial(der []byte) (issuer []byte, serial *big.Int, err error) {

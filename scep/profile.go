@@ -137,6 +137,18 @@ func (p *Profile) Check() error {
 
 // Template implements [Policy].
 func (p *Profile) Template(ctx context.Context, req *Request) (*x509.Certificate, error) {
+	tmpl, err := p.template(req)
+	if err == nil && p.Change != nil {
+		err = p.Change(ctx, req, tmpl)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return tmpl, nil
+}
+
+// template is Template without Change: what the fields say, of the CSR alone.
+func (p *Profile) template(req *Request) (*x509.Certificate, error) {
 	if err := p.checkKey(req.CSR); err != nil {
 		return nil, &Error{FailInfo: BadAlg, Reason: ReasonKey, Text: err.Error()}
 	}
@@ -175,11 +187,6 @@ func (p *Profile) Template(ctx context.Context, req *Request) (*x509.Certificate
 	}
 	if err := p.names(req.CSR, tmpl); err != nil {
 		return nil, err
-	}
-	if p.Change != nil {
-		if err := p.Change(ctx, req, tmpl); err != nil {
-			return nil, err
-		}
 	}
 	return tmpl, nil
 }

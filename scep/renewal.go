@@ -24,7 +24,6 @@ func (h *Handler) claimsRenewal(in *inbound) bool {
 // owned is a certificate of this handler's, with its record.
 type owned struct {
 	cert *x509.Certificate
-	id   ID
 	rec  *Record
 }
 
@@ -50,7 +49,7 @@ func (h *Handler) ownCertificate(ctx context.Context, signer *cms.Certificate) (
 	if err := cert.CheckSignatureFrom(h.chain[0]); err != nil {
 		return nil, nil
 	}
-	return &owned{cert, rec.ID, rec}, nil
+	return &owned{cert, rec}, nil
 }
 
 // checkRenewal holds a message to the rules of Config.Renewal and returns the certificate
@@ -82,6 +81,34 @@ func (h *Handler) checkRenewal(ctx context.Context, in *inbound, now time.Time) 
 		return nil, refuse("a renewal needs a new key")
 	}
 	return old, nil
+}
+
+// claimRenewal notes in the record of a certificate that it authorises this renewal, unless it
+// has authorised as many as it may. A retry is noted once.
+func (h *Handler) claimRenewal(ctx context.Context, old *Record, id ID) error {
+	for {
+		switch {
+		case old.State != Issued:
+			return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message is revoked", nil)
+		case slices.Contains(old.RenewedBy, id):
+			return nil
+		case h.c.Renewal.Max > 0 && len(old.RenewedBy) >= h.c.Renewal.Max:
+			return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message has been renewed often enough", nil)
+		}
+		next := old.Clone()
+		next.RenewedBy = append(next.RenewedBy, id)
+		err := h.c.Depot.Update(ctx, next)
+		if !errors.Is(err, ErrStale) {
+			if err != nil {
+				return depotError("updating", old.ID, err)
+			}
+			return nil
+		}
+		name := old.ID
+		if old, err = h.c.Depot.Get(ctx, name); err != nil {
+			return depotError("reading", name, err)
+		}
+	}
 }
 
 // checkRenewedNames holds what the policy made of a renewal to the names of the certificate

@@ -85,7 +85,7 @@ func marshalTemplate(tmpl *x509.Certificate, issuer *x509.Certificate, serial *b
 	// Whatever crypto/x509 would refuse to read must not be signed.
 	whole, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, nil, fmt.Errorf("scep: template: %w", err)
+		return nil, nil, refuse(BadRequest, ReasonNames, "the certificate would be malformed", err)
 	}
 	return der, whole, nil
 }

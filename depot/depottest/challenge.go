@@ -196,6 +196,35 @@ var challengeClauses = []clause{{
 		return nil
 	},
 }, {
+	name:     "ChallengeReopen",
+	contract: "Challenges, and who has spent them, are as durable as records.",
+	reopen: func(ctx context.Context, d scep.Depot, reopen func() scep.Depot) error {
+		s, ok := d.(scep.ChallengeStore)
+		if !ok {
+			return gap(fmt.Sprintf("%T is not a scep.ChallengeStore", d))
+		}
+		spent, unspent := fresh("spent"), fresh("unspent")
+		for _, c := range []*scep.OneTimeChallenge{spent, unspent} {
+			if err := s.PutChallenge(ctx, c, epoch, 0); err != nil {
+				return fmt.Errorf("PutChallenge: %w", err)
+			}
+		}
+		if _, err := s.SpendChallenge(ctx, spent.Hash, id("record"), epoch); err != nil {
+			return fmt.Errorf("SpendChallenge: %w", err)
+		}
+		again, ok := reopen().(scep.ChallengeStore)
+		if !ok {
+			return errors.New("reopened, the depot is no scep.ChallengeStore any more")
+		}
+		for c, want := range map[*scep.OneTimeChallenge]scep.ID{spent: id("record"), unspent: id("another record")} {
+			by, err := again.SpendChallenge(ctx, c.Hash, id("another record"), epoch)
+			if err != nil || by != want {
+				return fmt.Errorf("SpendChallenge after reopening: %.8s…, %v; want %.8s…", by, err, want)
+			}
+		}
+		return nil
+	},
+}, {
 	name:     "ChallengeHostileIDs",
 	contract: "A hash or a record's ID that is not Valid is an error.",
 	challenges: func(ctx context.Context, s scep.ChallengeStore) error {

@@ -254,9 +254,9 @@ var dataClauses = []clause{{
 	reopen: func(ctx context.Context, d scep.Depot, reopen func() scep.Depot) error {
 		const n = 24
 		errs := together(n, func(i int) error {
-			rec := record(fmt.Sprint(i))
-			if err := d.Create(ctx, rec); err != nil {
-				return fmt.Errorf("Create: %w", err)
+			rec, err := create(ctx, d, record(fmt.Sprint(i)))
+			if err != nil {
+				return err
 			}
 			if i%2 == 0 {
 				rec.State, rec.Certificate = scep.Issued, []byte("certificate")

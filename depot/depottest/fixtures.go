@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -115,6 +116,8 @@ func fill(v any, variant int) error {
 		switch field.Interface().(type) {
 		case scep.ID:
 			field.Set(reflect.ValueOf(id("%s %d", name, variant)))
+		case []scep.ID:
+			field.Set(reflect.ValueOf([]scep.ID{id("%s %d first", name, variant), id("%s %d second", name, variant)}))
 		case scep.State:
 			field.Set(reflect.ValueOf([]scep.State{scep.Issued, scep.Revoked, scep.Denied}[variant%3]))
 		case scep.FailInfo:
@@ -148,6 +151,8 @@ func same(got, want any) error {
 		switch b := b.(type) {
 		case []byte:
 			equal = bytes.Equal(a.([]byte), b)
+		case []scep.ID:
+			equal = slices.Equal(a.([]scep.ID), b)
 		case *big.Int:
 			a := a.(*big.Int)
 			equal = a == nil && b == nil || a != nil && b != nil && a.Cmp(b) == 0

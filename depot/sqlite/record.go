@@ -11,8 +11,8 @@ import (
 const (
 	insertRecord = `INSERT INTO record (id, trans, version, state, profile, created, changed,
 		issuer, serial, not_after, revoked, revocation_reason, unconfirmed, generation, renews,
-		fail_info, reason, via, remote_addr, transaction_id, subject, san, csr, template)
-		VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		fail_info, reason, via, remote_addr, transaction_id, subject, san, csr, template, renewed_by)
+		VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 	// updateRecord is for the usual case, that no indexed column but the state changes:
 	// SQLite writes index entries anew for every column that is set, changed or not. The
@@ -20,14 +20,14 @@ const (
 	updateRecord = `UPDATE record SET version = version + 1, state = ?1, profile = ?2, changed = ?3,
 		not_after = ?4, revoked = ?5, revocation_reason = ?6, unconfirmed = ?7, generation = ?8,
 		renews = ?9, fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
-		transaction_id = ?14, csr = ?15, template = ?16
+		transaction_id = ?14, csr = ?15, template = ?16, renewed_by = ?23
 		WHERE id = ?17 AND version = ?18 AND trans = ?19 AND created IS ?20 AND issuer IS ?21 AND serial IS ?22`
 
 	replaceRecord = `UPDATE record SET version = version + 1, state = ?1, profile = ?2, changed = ?3,
 		not_after = ?4, revoked = ?5, revocation_reason = ?6, unconfirmed = ?7, generation = ?8,
 		renews = ?9, fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
-		transaction_id = ?14, csr = ?15, template = ?16,
-		trans = ?19, created = ?20, issuer = ?21, serial = ?22, subject = ?23, san = ?24
+		transaction_id = ?14, csr = ?15, template = ?16, renewed_by = ?23,
+		trans = ?19, created = ?20, issuer = ?21, serial = ?22, subject = ?24, san = ?25
 		WHERE id = ?17 AND version = ?18`
 
 	putCertificate = `INSERT INTO certificate (record, der) SELECT stored, ?2 FROM record WHERE id = ?1
@@ -40,8 +40,8 @@ const (
 	selectRecord = `SELECT id, trans, version, state, profile, created, changed,
 		(SELECT name FROM issuer WHERE number = record.issuer), serial, not_after, revoked,
 		revocation_reason, unconfirmed, generation, renews, fail_info, reason, via, remote_addr,
-		transaction_id, csr, template, (SELECT der FROM certificate WHERE certificate.record = record.stored) FROM record`
-	recordColumns = 23
+		transaction_id, csr, template, renewed_by, (SELECT der FROM certificate WHERE certificate.record = record.stored) FROM record`
+	recordColumns = 24
 
 	getRecord    = selectRecord + ` WHERE id = ?`
 	latestRecord = selectRecord + ` WHERE trans = ? ORDER BY created DESC, stored DESC LIMIT 1`
@@ -67,7 +67,7 @@ func (db *DB) Create(ctx context.Context, rec *scep.Record) error {
 		_, err = w.insertRecord.exec(r.id, r.trans, int64(r.State), r.Profile, micros(r.Created), micros(r.Changed),
 			issuer, r.serial, micros(r.NotAfter), micros(r.Revoked), int64(r.RevocationReason), truth(r.Unconfirmed),
 			int64(r.Generation), r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
-			text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template))
+			text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template), allDigits(r.RenewedBy))
 		if err == nil && len(r.Certificate) > 0 {
 			_, err = w.putCertificate.exec(r.id, r.Certificate)
 		}
@@ -96,12 +96,13 @@ func (db *DB) Update(ctx context.Context, rec *scep.Record) error {
 			r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
 			text(r.TransactionID), blob(r.CSR), blob(r.Template),
 			r.id, r.Version, r.trans, micros(r.Created), issuer, r.serial,
+			allDigits(r.RenewedBy),
 			nil, nil,
 		}
-		n, err := w.updateRecord.exec(args[:22]...)
+		n, err := w.updateRecord.exec(args[:23]...)
 		if err == nil && n == 0 {
 			subject, san := names(r.Record)
-			args[22], args[23] = text(subject), text(san)
+			args[23], args[24] = text(subject), text(san)
 			n, err = w.replaceRecord.exec(args[:]...)
 		}
 		if err != nil {
@@ -227,6 +228,9 @@ func encode(ctx context.Context, rec *scep.Record) (*encoded, error) {
 		return nil, err
 	}
 	r := &encoded{Record: rec.Clone(), id: digits(rec.ID), trans: digits(rec.Transaction)}
+	if err := checkIDs(ctx, rec.RenewedBy...); err != nil {
+		return nil, err
+	}
 	if rec.Renews != "" {
 		if err := checkIDs(ctx, rec.Renews); err != nil {
 			return nil, err
@@ -277,6 +281,7 @@ func decode(row []driver.Value) *scep.Record {
 		TransactionID:    toText(row[19]),
 		CSR:              toBlob(row[20]),
 		Template:         toBlob(row[21]),
-		Certificate:      toBlob(row[22]),
+		RenewedBy:        toIDs(row[22]),
+		Certificate:      toBlob(row[23]),
 	}
 }

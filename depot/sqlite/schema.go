@@ -55,6 +55,7 @@ var migrations = [...][]string{{
 		transaction_id TEXT,
 		subject TEXT, -- for people; what counts is in the certificate
 		san TEXT, -- the same
+		renewed_by BLOB, -- IDs, 32 bytes each
 		csr BLOB,
 		template BLOB
 	) STRICT`,

@@ -18,6 +18,14 @@ func digits(id scep.ID) []byte {
 	return b
 }
 
+func allDigits(ids []scep.ID) driver.Value {
+	var b []byte
+	for _, id := range ids {
+		b = append(b, digits(id)...)
+	}
+	return blob(b)
+}
+
 func micros(t time.Time) driver.Value {
 	if t.IsZero() {
 		return nil
@@ -57,6 +65,15 @@ func number(n *big.Int) []byte {
 func toID(v driver.Value) scep.ID {
 	b, _ := v.([]byte)
 	return scep.ID(hex.EncodeToString(b))
+}
+
+func toIDs(v driver.Value) []scep.ID {
+	b, _ := v.([]byte)
+	var ids []scep.ID
+	for ; len(b) >= 32; b = b[32:] {
+		ids = append(ids, toID(b[:32]))
+	}
+	return ids
 }
 
 func toTime(v driver.Value) time.Time {

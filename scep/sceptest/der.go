@@ -45,39 +45,26 @@ func length(n int) []byte {
 	return append([]byte{0x80 | byte(len(octets))}, octets...)
 }
 
-// Indefinite is [TLV] with the indefinite form of the length.
-func Indefinite(tag byte, contents ...[]byte) []byte {
-	return slices.Concat([]byte{tag, 0x80}, bytes.Join(contents, nil), []byte{0, 0})
-}
-
-// Pieces returns content as a constructed string with this tag, in OCTET STRINGs of n bytes.
-func Pieces(tag byte, content []byte, n int, indefinite bool) []byte {
-	var parts [][]byte
-	for part := range slices.Chunk(content, n) {
-		parts = append(parts, TLV(TagOctetString, part))
-	}
-	if indefinite {
-		return Indefinite(tag|0x20, parts...)
-	}
-	return TLV(tag|0x20, parts...)
-}
-
-// a writer writes constructed elements in one of the two forms.
+// A writer writes constructed elements in one of the two forms of length.
 type writer struct{ indefinite bool }
 
 func (w writer) cons(tag byte, contents ...[]byte) []byte {
 	if w.indefinite {
-		return Indefinite(tag, contents...)
+		return slices.Concat([]byte{tag, 0x80}, bytes.Join(contents, nil), []byte{0, 0})
 	}
 	return TLV(tag, contents...)
 }
 
-// octets writes a string, in pieces of n bytes if n is positive.
+// octets writes a string; if n is positive, a constructed one, of OCTET STRINGs of n bytes.
 func (w writer) octets(tag byte, content []byte, n int) []byte {
-	if n > 0 {
-		return Pieces(tag, content, n, w.indefinite)
+	if n <= 0 {
+		return TLV(tag, content)
 	}
-	return TLV(tag, content)
+	var pieces [][]byte
+	for piece := range slices.Chunk(content, n) {
+		pieces = append(pieces, TLV(TagOctetString, piece))
+	}
+	return w.cons(tag|0x20, pieces...)
 }
 
 // OID returns an OBJECT IDENTIFIER. It panics if id cannot be one.
@@ -91,8 +78,8 @@ func bigInteger(n *big.Int) []byte { return must(asn1.Marshal(n)) }
 // BitString returns a BIT STRING of whole octets.
 func BitString(b []byte) []byte { return TLV(TagBitString, []byte{0}, b) }
 
-// SetOf returns a SET OF in DER order.
-func SetOf(elements ...[]byte) []byte {
+// setOf returns a SET OF in DER order.
+func setOf(elements ...[]byte) []byte {
 	elements = slices.Clone(elements)
 	slices.SortFunc(elements, bytes.Compare)
 	return TLV(TagSet, elements...)
@@ -143,7 +130,7 @@ func Name(rdns ...RDN) []byte {
 			}
 			atvs = append(atvs, TLV(TagSequence, OID(a.Type), TLV(tag, []byte(a.Value))))
 		}
-		out = append(out, SetOf(atvs...))
+		out = append(out, setOf(atvs...))
 	}
 	return TLV(TagSequence, out...)
 }

@@ -193,7 +193,7 @@ func (m *Message) signerInfo(w writer, content []byte, contentType asn1.ObjectId
 		for _, a := range m.attributes(contentType, h.Sum(nil)) {
 			sent = append(sent, a.der())
 		}
-		sorted := SetOf(sent...)
+		sorted := setOf(sent...)
 		if m.Order == Sorted {
 			slices.SortFunc(sent, bytes.Compare)
 		}
