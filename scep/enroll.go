@@ -497,6 +497,10 @@ func (h *Handler) getCert(ctx context.Context, in *inbound) (*outcome, error) {
 	if out.cert, err = x509.ParseCertificate(rec.Certificate); err != nil {
 		return out, depotError("reading", rec.ID, err)
 	}
+	if out.cert.CheckSignatureFrom(h.chain[0]) != nil { // a row that we did not write
+		out.cert = nil
+		return out, unknown
+	}
 	if equalKeys(in.signer, out.cert.PublicKey) {
 		return out, nil
 	}

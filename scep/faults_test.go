@@ -118,15 +118,6 @@ func oneCertificate(t *testing.T, s store, cert *x509.Certificate) {
 	}
 }
 
-func newChallenge(t testing.TB, o *challenge.OneTime) string {
-	t.Helper()
-	secret, err := o.New(context.Background(), challenge.Binding{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return secret.Reveal()
-}
-
 // TestFaults breaks each step once, in two ways: the step fails, and it fails but has happened
 // all the same. Whatever the client does then, it ends up with one certificate, which is the
 // only one.

@@ -111,7 +111,7 @@ type clause struct {
 func (cl *clause) run(t *testing.T, h Harness) error {
 	c, req := h.Open(t)
 	if c == nil || req == nil {
-		return errors.New("Open returned no challenge, or no request")
+		return errors.New("Harness.Open returned no challenge, or no request")
 	}
 	if cl.broken {
 		h.Break(t)

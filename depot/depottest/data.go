@@ -47,7 +47,7 @@ var dataClauses = []clause{{
 		}
 		rec = got.Clone()
 		if err := d.Update(ctx, rec); err != nil {
-			return fmt.Errorf("Update: %w", err)
+			return fmt.Errorf("depot.Update: %w", err)
 		}
 		spoil(rec)
 		got, err = d.Get(ctx, rec.ID)
@@ -132,7 +132,7 @@ var dataClauses = []clause{{
 		}
 		stored.ID, stored.Version = before, version
 		if err := d.Update(ctx, stored.Clone()); err != nil {
-			return fmt.Errorf("Update: %w", err)
+			return fmt.Errorf("depot.Update: %w", err)
 		}
 		return look("after Update")
 	},
@@ -158,14 +158,14 @@ var dataClauses = []clause{{
 		}
 		full.ID, full.Version = got.ID, got.Version
 		if err := d.Update(ctx, full); err != nil {
-			return fmt.Errorf("Update: %w", err)
+			return fmt.Errorf("depot.Update: %w", err)
 		}
 		if got, err = d.Get(ctx, expected.ID); err != nil {
 			return err
 		}
 		expected.Version = got.Version
 		if err := d.Update(ctx, expected.Clone()); err != nil {
-			return fmt.Errorf("Update: %w", err)
+			return fmt.Errorf("depot.Update: %w", err)
 		}
 		if got, err = d.Get(ctx, expected.ID); err != nil {
 			return err
@@ -261,7 +261,7 @@ var dataClauses = []clause{{
 			if i%2 == 0 {
 				rec.State, rec.Certificate = scep.Issued, []byte("certificate")
 				if err := d.Update(ctx, rec); err != nil {
-					return fmt.Errorf("Update: %w", err)
+					return fmt.Errorf("depot.Update: %w", err)
 				}
 			}
 			return nil
@@ -330,11 +330,11 @@ var dataClauses = []clause{{
 			got, err := d.Get(ctx, rec.ID)
 			if errors.Is(err, scep.ErrNotFound) {
 				if told == nil {
-					return errors.New("Create returned nil and stored nothing")
+					return errors.New("depot.Create returned nil and stored nothing")
 				}
 				// If it was still to happen, it must not collide with doing it again.
 				if err := d.Create(ctx, rec.Clone()); err != nil && !errors.Is(err, scep.ErrExists) {
-					return fmt.Errorf("Create again: %w", err)
+					return fmt.Errorf("depot.Create again: %w", err)
 				}
 				got, err = d.Get(ctx, rec.ID)
 			}

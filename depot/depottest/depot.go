@@ -160,7 +160,7 @@ var depotClauses = []clause{{
 				if err == nil {
 					done++
 				} else if !errors.Is(err, scep.ErrStale) {
-					return fmt.Errorf("Update: %w", err)
+					return fmt.Errorf("depot.Update: %w", err)
 				}
 			}
 			return nil
@@ -188,7 +188,7 @@ var depotClauses = []clause{{
 		rec := old.Clone()
 		rec.Reason = "kept"
 		if err := d.Update(ctx, rec); err != nil {
-			return fmt.Errorf("Update: %w", err)
+			return fmt.Errorf("depot.Update: %w", err)
 		}
 		for _, version := range []int64{old.Version, old.Version - 1, old.Version + 100} {
 			stale := old.Clone()
@@ -254,7 +254,7 @@ var depotClauses = []clause{{
 		}
 		got.Serial = record("second").Serial
 		if err := d.Update(ctx, got); err != nil {
-			return fmt.Errorf("Update to a serial number that is free: %w", err)
+			return fmt.Errorf("depot.Update to a serial number that is free: %w", err)
 		}
 		rec, err := d.GetSerial(ctx, got.Issuer, got.Serial)
 		return found("GetSerial", rec, err, got.ID)
@@ -270,7 +270,7 @@ var depotClauses = []clause{{
 		for range 3 {
 			before := rec.Version
 			if err := d.Update(ctx, rec); err != nil {
-				return fmt.Errorf("Update: %w", err)
+				return fmt.Errorf("depot.Update: %w", err)
 			}
 			got, err := d.Get(ctx, rec.ID)
 			if err := found("Get", got, err, rec.ID); err != nil {
@@ -305,7 +305,7 @@ var depotClauses = []clause{{
 		}
 		rec.State = scep.Issued
 		if err := d.Update(ctx, rec); err != nil {
-			return fmt.Errorf("Update: %w", err)
+			return fmt.Errorf("depot.Update: %w", err)
 		}
 		rec, err = d.Latest(ctx, transaction)
 		return found("Latest after Update", rec, err, newest)

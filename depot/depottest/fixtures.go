@@ -48,11 +48,11 @@ func record(name string) *scep.Record {
 // create stores rec and reads it back, so that nothing more is assumed of Create.
 func create(ctx context.Context, d scep.Depot, rec *scep.Record) (*scep.Record, error) {
 	if err := d.Create(ctx, rec); err != nil {
-		return nil, fmt.Errorf("Create: %w", err)
+		return nil, fmt.Errorf("depot.Create: %w", err)
 	}
 	got, err := d.Get(ctx, rec.ID)
 	if err != nil {
-		return nil, fmt.Errorf("Get after Create: %w", err)
+		return nil, fmt.Errorf("depot.Get after Create: %w", err)
 	}
 	if got == nil {
 		return nil, errors.New("Get after Create: no record and no error")
@@ -64,7 +64,7 @@ func create(ctx context.Context, d scep.Depot, rec *scep.Record) (*scep.Record, 
 func createAll(ctx context.Context, d scep.Depot, all ...*scep.Record) error {
 	for _, rec := range all {
 		if err := d.Create(ctx, rec); err != nil {
-			return fmt.Errorf("Create: %w", err)
+			return fmt.Errorf("depot.Create: %w", err)
 		}
 	}
 	return nil

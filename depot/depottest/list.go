@@ -15,7 +15,7 @@ var listClauses = []clause{{
 		for _, q := range []scep.Query{{}, {State: scep.Pending}, {After: id("x")}, {Profile: new(string)}} {
 			got, err := l.List(ctx, q)
 			if err != nil || len(got) != 0 {
-				return fmt.Errorf("List %+v of an empty depot: %d records, %v", q, len(got), err)
+				return fmt.Errorf("depot.List %+v of an empty depot: %d records, %v", q, len(got), err)
 			}
 		}
 		return nil
@@ -34,7 +34,7 @@ var listClauses = []clause{{
 			for {
 				page, err := l.List(ctx, scep.Query{After: last, Limit: limit})
 				if err != nil {
-					return fmt.Errorf("List: %w", err)
+					return fmt.Errorf("depot.List: %w", err)
 				}
 				if limit > 0 && len(page) > limit {
 					return fmt.Errorf("a page has %d records, want at most %d", len(page), limit)
@@ -66,7 +66,7 @@ var listClauses = []clause{{
 		}
 		for _, limit := range []int{0, -1} {
 			if got, err := l.List(ctx, scep.Query{Limit: limit}); err != nil || len(got) != 100 {
-				return fmt.Errorf("Limit %d of 103: %d records, %v", limit, len(got), err)
+				return fmt.Errorf("limit %d of 103: %d records, %v", limit, len(got), err)
 			}
 		}
 		return nil
@@ -82,7 +82,7 @@ var listClauses = []clause{{
 		for _, state := range []scep.State{scep.Pending, scep.Signing, scep.Issued, scep.Denied, scep.Revoked} {
 			got, err := l.List(ctx, scep.Query{State: state})
 			if err != nil {
-				return fmt.Errorf("List %v: %w", state, err)
+				return fmt.Errorf("depot.List %v: %w", state, err)
 			}
 			if err := equal(got, only(all, func(r *scep.Record) bool { return r.State == state })); err != nil {
 				return fmt.Errorf("%v: %w", state, err)
@@ -93,16 +93,16 @@ var listClauses = []clause{{
 		rec.State = scep.Denied
 		changed, err := l.Get(ctx, rec.ID)
 		if err != nil {
-			return fmt.Errorf("Get: %w", err)
+			return fmt.Errorf("depot.Get: %w", err)
 		}
 		changed.State = scep.Denied
 		if err := l.Update(ctx, changed); err != nil {
-			return fmt.Errorf("Update: %w", err)
+			return fmt.Errorf("depot.Update: %w", err)
 		}
 		for _, state := range []scep.State{scep.Pending, scep.Denied} {
 			got, err := l.List(ctx, scep.Query{State: state})
 			if err != nil {
-				return fmt.Errorf("List %v: %w", state, err)
+				return fmt.Errorf("depot.List %v: %w", state, err)
 			}
 			if err := equal(got, only(all, func(r *scep.Record) bool { return r.State == state })); err != nil {
 				return fmt.Errorf("%v after an update: %w", state, err)
@@ -122,7 +122,7 @@ var listClauses = []clause{{
 			for _, state := range []scep.State{0, scep.Pending} {
 				got, err := l.List(ctx, scep.Query{Profile: &profile, State: state})
 				if err != nil {
-					return fmt.Errorf("List: %w", err)
+					return fmt.Errorf("depot.List: %w", err)
 				}
 				want := only(all, func(r *scep.Record) bool { return r.Profile == profile && (state == 0 || r.State == state) })
 				if err := equal(got, want); err != nil {
@@ -142,13 +142,13 @@ var listClauses = []clause{{
 		}
 		got, err := l.List(ctx, scep.Query{})
 		if err != nil || len(got) != 1 {
-			return fmt.Errorf("List: %d records, %v", len(got), err)
+			return fmt.Errorf("depot.List: %d records, %v", len(got), err)
 		}
 		got[0].CSR[0] = '!'
 		got[0].Serial.SetInt64(7)
 		again, err := l.List(ctx, scep.Query{})
 		if err != nil || len(again) != 1 {
-			return fmt.Errorf("List: %d records, %v", len(again), err)
+			return fmt.Errorf("depot.List: %d records, %v", len(again), err)
 		}
 		return same(again[0], want)
 	},

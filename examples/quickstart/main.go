@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -165,6 +166,11 @@ func secret(o options) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if info, err := os.Stat(name); err != nil {
+			return "", err
+		} else if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+			return "", fmt.Errorf("%s can be read by others; chmod 600 %s, and think of a new challenge", name, name)
+		}
 		if s := strings.TrimSpace(string(text)); s != "" {
 			return s, nil
 		}
@@ -221,6 +227,7 @@ func (p heldBack) Template(ctx context.Context, req *scep.Request) (*x509.Certif
 func approve(ctx context.Context, h *scep.Handler, l scep.Lister, hold time.Duration, log *slog.Logger) {
 	tick := time.NewTicker(min(hold, time.Second/4))
 	defer tick.Stop()
+	failed := map[scep.ID]time.Time{} // when approving them last failed
 	for {
 		select {
 		case <-tick.C:
@@ -237,10 +244,11 @@ func approve(ctx context.Context, h *scep.Handler, l scep.Lister, hold time.Dura
 				break
 			}
 			for _, rec := range page {
-				if last = rec.ID; time.Since(rec.Created) < hold {
+				if last = rec.ID; time.Since(rec.Created) < hold || time.Since(failed[rec.ID]) < time.Minute {
 					continue
 				}
 				if _, err := h.Approve(ctx, rec.ID); err != nil {
+					failed[rec.ID] = time.Now()
 					log.Error("approving", slog.String("record", string(rec.ID)), slog.Any("error", err))
 				}
 			}
