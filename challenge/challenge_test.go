@@ -51,7 +51,7 @@ func mint(t *testing.T, o *challenge.OneTime, b challenge.Binding) string {
 }
 
 func TestSuites(t *testing.T) {
-	hashed, err := challenge.StaticHashed(challenge.Hash("Old-secret-0"), challenge.Hash("New-secret-1"))
+	hashed, err := challenge.StaticHashed(challenge.QuickHash("Old-secret-0"), challenge.QuickHash("New-secret-1"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@ func create(ctx context.Context, d scep.Depot, rec *scep.Record) (*scep.Record, 
 		return nil, fmt.Errorf("depot.Get after Create: %w", err)
 	}
 	if got == nil {
-		return nil, errors.New("Get after Create: no record and no error")
+		return nil, errors.New("depot.Get after Create: no record and no error")
 	}
 	return got, nil
 }

@@ -13,3 +13,10 @@ func (db *DB) LimitPages(n int) error {
 		return nil, err
 	})
 }
+
+// Queries are all that run while records are served.
+var Queries = []string{
+	updateRecord, replaceRecord, putCertificate, dropCertificate, hasRecord, findIssuer,
+	getRecord, latestRecord, serialRecord, listRecords, listIssued, listState,
+	forgetChallenges, countChallenges, spendChallenge, spentBy, getChallenge,
+}

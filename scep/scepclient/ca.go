@@ -113,7 +113,7 @@ func parseCACertificates(body []byte) ([]*x509.Certificate, error) {
 		return nil, errors.New("it does not begin with a SEQUENCE")
 	}
 	if content.PeekASN1Tag(casn1.SEQUENCE) {
-		cert, err := x509.ParseCertificate(bytes.TrimRight(body, "\r\n\x00"))
+		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, err
 		}

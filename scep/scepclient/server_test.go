@@ -245,7 +245,7 @@ func TestServerPends(t *testing.T) {
 		t.Errorf("denied: %v", err)
 	}
 	p.TransactionID = "never seen"
-	if _, err = later.Poll(t.Context(), p, sceptest.RSA(0)); !errors.Is(err, scep.BadCertID) {
+	if _, err = later.Poll(t.Context(), p, sceptest.RSA(0)); !errors.Is(err, scep.BadRequest) {
 		t.Errorf("unknown transaction: %v", err)
 	}
 }
