@@ -52,8 +52,8 @@ type Config struct {
 	// and so use up its challenge.
 	AnySigner bool
 
-	// Extra certificates of the chain go into the reply after the issued one, for the few
-	// clients (Cisco VPN) that want them. Most want the issued one alone.
+	// ReplyChain puts CA.Chain into replies after the issued certificate, for the few clients
+	// (Cisco VPN) that want it. Most want the issued one alone.
 	ReplyChain bool
 
 	// NoFailInfoText leaves failInfoText out of refusals.

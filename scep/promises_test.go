@@ -7,7 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -351,5 +354,40 @@ func TestProfileRefusesFirst(t *testing.T) {
 	large := newDevice(t, sceptest.RSA(1), "large", secret)
 	if a := large.send(t, h, large.pkcsReq(t, ra), ra); a.cert == nil {
 		t.Errorf("the challenge was spent by a request that was refused: %v", a)
+	}
+}
+
+// gigabyte is a body of zeros that counts what was read of it.
+type gigabyte struct {
+	left, read int64
+}
+
+func (e *gigabyte) Read(p []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(int64(len(p)), e.left)
+	e.left, e.read = e.left-n, e.read+n
+	return int(n), nil
+}
+
+// TestHugeBody sends a gigabyte, with and without saying so: no more of it is read than the limit.
+func TestHugeBody(t *testing.T) {
+	h, _, _ := serve(t, nil)
+	for _, length := range []int64{1 << 30, -1} {
+		body := &gigabyte{left: 1 << 30}
+		r := httptest.NewRequest("POST", "/scep?operation=PKIOperation", body)
+		r.ContentLength = length
+		w := httptest.NewRecorder()
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		h.ServeHTTP(w, r)
+		runtime.ReadMemStats(&after)
+		if w.Code != 413 || body.read > 1<<17 {
+			t.Errorf("length %d: HTTP %d after %d bytes", length, w.Code, body.read)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+			t.Errorf("length %d: %d bytes were allocated", length, used)
+		}
 	}
 }
