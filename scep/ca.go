@@ -19,7 +19,8 @@ type CA interface {
 	Chain(ctx context.Context) ([]*x509.Certificate, error)
 
 	// Sign signs tmpl for pub. Serial number, names, dates and extensions are those of
-	// tmpl: asked twice with the same tmpl, it signs the same contents twice. An error
+	// tmpl, but for the subject key identifier: asked twice with the same tmpl, it signs the
+	// same contents twice. What it signs otherwise is kept and not handed out. An error
 	// means that it cannot sign now: it is asked again when the client asks again.
 	Sign(ctx context.Context, tmpl *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error)
 }

@@ -23,8 +23,8 @@ type Request struct {
 
 	// CSR is the PKCS#10 request. Its own signature has been verified, so the client has
 	// the private key. Nothing else in it has been judged. Its Raw is as received while
-	// the message that brought it is being answered; later, the challenge password in it
-	// is overwritten.
+	// the message that brought it is being answered; later, the challenge password and the
+	// signature in it are overwritten.
 	CSR *x509.CertificateRequest
 
 	// Secret is the challenge password, perhaps empty. It is known only while the message
@@ -59,7 +59,7 @@ func (r *Request) public() *Request {
 	c.Secret = Secret{}
 	if c.CSR != nil {
 		csr := *c.CSR
-		csr.Raw, csr.RawTBSCertificateRequest = nil, nil
+		csr.Raw, csr.RawTBSCertificateRequest, csr.Signature = nil, nil, nil
 		//lint:ignore SA1019 it is not used, it is removed
 		csr.Attributes = nil
 		c.CSR = &csr

@@ -99,7 +99,7 @@ type Renewal struct {
 	// Grace is how long after its end a certificate may still be renewed.
 	Grace time.Duration
 
-	// Max is how many requests one certificate may authorise, for a device that loses what
+	// Max is how many renewals one certificate may authorise, for a device that loses what
 	// it was sent; if zero, 10. Negative: any number.
 	Max int
 

@@ -29,7 +29,8 @@ type parsedCSR struct {
 	*x509.CertificateRequest
 	secret    Secret
 	hash      crypto.Hash // of its signature; 0 if that has none, or was not verified
-	challenge []byte      // the content octets of the challenge password, a part of Raw
+	parts     *csrParts
+	challenge []byte // the content octets of the challenge password, a part of parts.der
 }
 
 // csrParts are the parts of a PKCS#10 request, each a part of its DER.
@@ -62,10 +63,10 @@ func splitCSR(der []byte) (*csrParts, error) {
 	return p, nil
 }
 
-// parseCSR reads a PKCS#10 request and verifies its signature, whatever hash that uses.
-// The caller must not tell the client what failed; tried says whether a signature was computed
-// with, so that the caller can take the time for it otherwise.
-func parseCSR(der []byte) (csr *parsedCSR, tried bool, err error) {
+// parseCSR reads a PKCS#10 request and verifies its signature, whatever hash that uses. The key
+// must be key, unless that is nil. The caller must not tell the client what failed; tried says
+// whether a signature was computed with, so that the caller can take the time for it otherwise.
+func parseCSR(der []byte, key crypto.PublicKey) (csr *parsedCSR, tried bool, err error) {
 	p, err := splitCSR(der)
 	if err != nil {
 		return nil, false, err
@@ -74,8 +75,14 @@ func parseCSR(der []byte) (csr *parsedCSR, tried bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("scep: key of the CSR: %w", err)
 	}
-	hash, err := cms.VerifySignature(pub, p.sigAlg, 0, p.info, p.sig.RightAlign())
-	if err != nil {
+	if key == nil {
+		key = pub
+	}
+	hash, err := cms.VerifySignature(key, p.sigAlg, 0, p.info, p.sig.RightAlign())
+	switch {
+	case !equalKeys(key, pub):
+		return nil, true, errors.New("scep: the message is not signed with the key in the CSR")
+	case err != nil:
 		return nil, true, fmt.Errorf("scep: signature of the CSR: %w", err)
 	}
 	csr, err = p.parse()
@@ -103,10 +110,9 @@ func storedCSR(der []byte) (*parsedCSR, error) {
 func (p *csrParts) parse() (*parsedCSR, error) {
 	req, err := x509.ParseCertificateRequest(p.der)
 	if err != nil {
-		// Some clients write "_", "@" and more into a PrintableString.
-		mended := p.retagPrintable()
-		if mended == nil {
-			return nil, fmt.Errorf("scep: CSR: %w", err)
+		mended, failed := p.mend()
+		if failed != nil {
+			return nil, fmt.Errorf("scep: CSR: %w", failed)
 		}
 		if req, err = x509.ParseCertificateRequest(mended); err != nil {
 			return nil, fmt.Errorf("scep: CSR: %w", err)
@@ -115,19 +121,49 @@ func (p *csrParts) parse() (*parsedCSR, error) {
 		req.Raw = p.der
 		req.RawTBSCertificateRequest = p.info
 	}
-	csr := &parsedCSR{CertificateRequest: req}
+	csr := &parsedCSR{CertificateRequest: req, parts: p}
 	if err := csr.readAttributes(p.others); err != nil {
 		return nil, err
 	}
 	return csr, nil
 }
 
-// withoutChallenge returns Raw with the challenge password overwritten.
-func (p *parsedCSR) withoutChallenge() []byte {
-	der := bytes.Clone(p.Raw)
-	at := offset(p.Raw, p.challenge)
-	for i := range p.challenge {
-		der[at+i] = '*'
+// mend writes the request as crypto/x509 can read it, for clients that put "_", "@" and more
+// into a PrintableString, and for those that leave out the attributes when they have none.
+func (p *csrParts) mend() ([]byte, error) {
+	subject := p.subject
+	if out := p.retagPrintable(); out != nil {
+		at := offset(p.der, p.subject)
+		subject = out[at : at+len(p.subject)]
+	}
+	others := p.others
+	if others.Empty() {
+		others = []byte{0xa0, 0}
+	}
+	var b cryptobyte.Builder
+	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1Int64(0)
+			b.AddBytes(subject)
+			b.AddBytes(p.spki)
+			b.AddBytes(others)
+		})
+		b.AddBytes(p.sigAlg)
+		b.AddASN1BitString(p.sig.Bytes)
+	})
+	return b.Bytes()
+}
+
+// forRecord returns the DER with the challenge password and the signature overwritten, for with
+// the signature a challenge that was guessed could be told from one that was not.
+func (p *parsedCSR) forRecord() []byte {
+	der := bytes.Clone(p.parts.der)
+	for _, part := range [][]byte{p.challenge, p.parts.sig.Bytes} {
+		if at := offset(p.parts.der, part); len(part) > 0 {
+			for i := range part {
+				der[at+i] = '*'
+			}
+		}
 	}
 	return der
 }

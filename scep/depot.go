@@ -54,7 +54,8 @@ type Query struct {
 }
 
 // An ID names a record, or a transaction: 64 lower-case hexadecimal digits, a hash over
-// what the client sent.
+// what the client sent. That includes the challenge password, so who can read a depot can try
+// guesses at a weak one.
 type ID string
 
 // Valid reports whether id has the form that an ID must have. A depot refuses others; it
@@ -86,7 +87,7 @@ type Record struct {
 	RenewedBy     []ID   // the records of renewals that this certificate has authorised
 
 	State       State
-	CSR         []byte   // DER, with the challenge password overwritten: its signature no longer verifies
+	CSR         []byte   // DER, with the challenge password and the signature overwritten
 	Issuer      []byte   // DER of the issuer's name; nil until there is a template
 	Serial      *big.Int // nil until there is a template
 	Template    []byte   // DER of an unsigned certificate (RFC 9925): what is, or will be, signed

@@ -65,29 +65,44 @@ func newCSR(t testing.TB, key crypto.Signer, name, challenge string) []byte {
 	return setChallenge(t, der, key, challenge)
 }
 
+type csrAttribute struct {
+	Type   asn1.ObjectIdentifier
+	Values []string `asn1:"set"`
+}
+
 // setChallenge puts a challengePassword into a CSR, which crypto/x509 cannot write, and signs
 // it anew.
 func setChallenge(t testing.TB, der []byte, key crypto.Signer, challenge string) []byte {
+	t.Helper()
+	return rebuildCSR(t, der, key, func(subject, spki asn1.RawValue) any {
+		return struct {
+			Version    int
+			Subject    asn1.RawValue
+			Key        asn1.RawValue
+			Attributes []csrAttribute `asn1:"tag:0,set"`
+		}{0, subject, spki, []csrAttribute{{oidChallenge, []string{challenge}}}}
+	})
+}
+
+// withoutAttributes leaves out even the place for attributes.
+func withoutAttributes(t testing.TB, der []byte, key crypto.Signer) []byte {
+	t.Helper()
+	return rebuildCSR(t, der, key, func(subject, spki asn1.RawValue) any {
+		return struct {
+			Version      int
+			Subject, Key asn1.RawValue
+		}{0, subject, spki}
+	})
+}
+
+// rebuildCSR writes a CSR with another inside.
+func rebuildCSR(t testing.TB, der []byte, key crypto.Signer, info func(subject, spki asn1.RawValue) any) []byte {
 	t.Helper()
 	req, err := x509.ParseCertificateRequest(der)
 	if err != nil {
 		t.Fatal(err)
 	}
-	type attribute struct {
-		Type   asn1.ObjectIdentifier
-		Values []string `asn1:"set"`
-	}
-	type info struct {
-		Version    int
-		Subject    asn1.RawValue
-		Key        asn1.RawValue
-		Attributes []attribute `asn1:"tag:0,set"`
-	}
-	tbs, err := asn1.Marshal(info{
-		Subject:    asn1.RawValue{FullBytes: req.RawSubject},
-		Key:        asn1.RawValue{FullBytes: req.RawSubjectPublicKeyInfo},
-		Attributes: []attribute{{oidChallenge, []string{challenge}}},
-	})
+	tbs, err := asn1.Marshal(info(asn1.RawValue{FullBytes: req.RawSubject}, asn1.RawValue{FullBytes: req.RawSubjectPublicKeyInfo}))
 	if err != nil {
 		t.Fatal(err)
 	}

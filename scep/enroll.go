@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"slices"
 	"time"
@@ -124,7 +125,7 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 		ID: rec.ID, Profile: rec.Profile, TransactionID: rec.TransactionID, RemoteAddr: rec.RemoteAddr,
 		CSR: in.csr.CertificateRequest, Secret: in.csr.secret, Time: now,
 	}
-	rec.CSR, rec.Created, rec.Changed = in.csr.withoutChallenge(), now, now
+	rec.CSR, rec.Created, rec.Changed = in.csr.forRecord(), now, now
 	out := &outcome{rec: rec, req: req}
 
 	if err := keycheck.Check(req.CSR.PublicKey, minRSABits, maxRSABits); err != nil {
@@ -142,8 +143,6 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 			return out, err
 		}
 		req.Renews, rec.Renews = old.cert, old.rec.ID
-	} else if !h.c.AnySigner && !equalKeys(in.signer, req.CSR.PublicKey) {
-		return out, refuse(BadRequest, ReasonSigner, "the message is not signed with the key in the CSR", nil)
 	}
 
 	if p, ok := h.c.Policy.(*Profile); ok {
@@ -226,7 +225,7 @@ func (h *Handler) template(ctx context.Context, req *Request, rec *Record) error
 		}
 		t.NotAfter = issuer.NotAfter
 	}
-	if !t.NotAfter.After(t.NotBefore) {
+	if !t.NotAfter.After(t.NotBefore) || !t.NotAfter.After(now) {
 		return fmt.Errorf("scep: template is valid from %s to %s", t.NotBefore.Format(time.RFC3339), t.NotAfter.Format(time.RFC3339))
 	}
 	serial := newSerial()
@@ -351,7 +350,9 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 		return err
 	})
 	if err == nil {
-		err = h.checkIssued(cert, tmpl)
+		if err := h.checkIssued(cert, out.rec.Template); err != nil {
+			return h.shelve(ctx, out, cert, err)
+		}
 	}
 	if err != nil {
 		out.err = fmt.Errorf("scep: the CA did not sign record %s: %w", out.rec.ID, err)
@@ -362,7 +363,12 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 	rec.Certificate = cert.Raw
 	rec.Changed = h.c.Time()
 	if err := h.c.Depot.Update(ctx, &rec); err != nil {
-		return depotError("updating", rec.ID, err)
+		// It may have happened all the same.
+		found, reading := h.c.Depot.Get(ctx, rec.ID)
+		if reading != nil || found.State != Issued || !bytes.Equal(found.Certificate, cert.Raw) {
+			return depotError("updating", rec.ID, err)
+		}
+		rec = *found
 	}
 	out.rec, out.cert, out.issued, out.err = &rec, cert, true, nil
 	if h.c.Events.Issued != nil {
@@ -389,6 +395,21 @@ func (h *Handler) retemplate(ctx context.Context, out *outcome) error {
 	return nil
 }
 
+// shelve keeps what a CA signed in place of what it was asked to sign, and closes the record:
+// asked again, it would sign the like again.
+func (h *Handler) shelve(ctx context.Context, out *outcome, cert *x509.Certificate, why error) error {
+	rec := *out.rec
+	rec.State, rec.Revoked, rec.Changed = Revoked, h.c.Time(), h.c.Time()
+	if cert != nil {
+		rec.Certificate = cert.Raw
+	}
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		return depotError("updating", rec.ID, err)
+	}
+	out.rec = &rec
+	return fmt.Errorf("scep: the CA did not keep to the template of record %s, which is closed: %w", rec.ID, why)
+}
+
 // deny closes a record that can no longer be signed, if err is a refusal.
 func (h *Handler) deny(ctx context.Context, out *outcome, err error) error {
 	var why *Error
@@ -405,7 +426,14 @@ func (h *Handler) deny(ctx context.Context, out *outcome, err error) error {
 }
 
 // checkIssued makes sure that a CA signed what it was asked to sign.
-func (h *Handler) checkIssued(cert, tmpl *x509.Certificate) error {
+func (h *Handler) checkIssued(cert *x509.Certificate, template []byte) error {
+	if _, ok := h.c.CA.(*Identity); ok {
+		return nil // signs what it is asked to, and has verified its signature
+	}
+	tmpl, err := parseTemplate(template) // not the one that the CA was given, and may have changed
+	if err != nil {
+		return err
+	}
 	switch {
 	case cert == nil:
 		return errors.New("it returned no certificate")
@@ -418,10 +446,10 @@ func (h *Handler) checkIssued(cert, tmpl *x509.Certificate) error {
 	case cert.IsCA:
 		return errors.New("it returned a certificate of a CA")
 	}
-	if _, ok := h.c.CA.(*Identity); ok {
-		return nil // has verified its signature, and signs what it is asked to
-	}
 	for _, want := range tmpl.Extensions {
+		if want.Id.Equal(oidSubjectKeyID) {
+			continue // CAs have ways of their own to compute it
+		}
 		if !slices.ContainsFunc(cert.Extensions, func(e pkix.Extension) bool {
 			return e.Id.Equal(want.Id) && e.Critical == want.Critical && bytes.Equal(e.Value, want.Value)
 		}) {
@@ -558,6 +586,8 @@ func (h *Handler) Approve(ctx context.Context, id ID) (*x509.Certificate, error)
 	if out.cert == nil {
 		return nil, out.err
 	}
+	h.c.Log.LogAttrs(ctx, slog.LevelInfo, "scep", slog.String("operation", "Approve"), slog.String("record", string(id)),
+		slog.String("subject", out.cert.Subject.String()), slog.String("serial", out.cert.SerialNumber.Text(16)))
 	return out.cert, nil
 }
 

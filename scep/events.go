@@ -7,7 +7,8 @@ import (
 )
 
 // Events are told what happened, after the fact and in the request's goroutine; they cannot
-// change the answer, and should be quick. Nil funcs are skipped.
+// change the answer, and should be quick. Nil funcs are skipped. They are called once at most: a
+// process that dies tells nobody, so what must be complete is the depot.
 type Events struct {
 	Issued   func(context.Context, Event) // a certificate was signed and stored; it may yet be withheld, or get lost on its way
 	Repeated func(context.Context, Event) // an answer was given again: a retry or a poll

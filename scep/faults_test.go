@@ -151,6 +151,7 @@ func TestFaults(t *testing.T) {
 						}
 						switch {
 						case step == "Sign" && a.status == "3":
+						case step == "Update" && happened && a.status == "0": // it was read back
 						case step != "Sign" && a.http == http.StatusServiceUnavailable:
 						default:
 							t.Fatalf("after the fault: %v", a)

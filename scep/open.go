@@ -118,6 +118,9 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 	if in.signer, err = cms.ParsePublicKey(msg.Signer.RawSPKI); err != nil {
 		return in, refuse(BadAlg, ReasonAlgorithm, "the signer's key is of a kind or size that is not allowed", err)
 	}
+	if pub, ok := in.signer.(*rsa.PublicKey); ok && pub.E > maxExponent {
+		return in, refuse(BadAlg, ReasonAlgorithm, "the signer's key has an exponent above 65537", nil)
+	}
 	if err := msg.Verify(in.signer); err != nil {
 		var alg *cms.AlgorithmError
 		if errors.As(err, &alg) {
@@ -161,11 +164,19 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 		}
 		return in, nil
 	}
-	csr, tried, err := parseCSR(content)
+	// Whatever the content is, one signature is verified, and whoever sent the message must not
+	// be able to tell whether it was that of a CSR: so with the same key.
+	fixed := in.signer
+	if h.c.AnySigner || h.claimsRenewal(in) {
+		fixed = nil // the CSR's own
+	}
+	csr, tried, err := parseCSR(content, fixed)
 	if err != nil {
 		if !tried {
-			// Takes the time that verifying the CSR would have taken.
-			_, _ = cms.VerifySignature(in.signer, sha256WithRSA, 0, content, make([]byte, in.signer.(*rsa.PublicKey).Size()))
+			if fixed == nil {
+				fixed = h.opens[0].id.Certificate().PublicKey
+			}
+			_, _ = cms.VerifySignature(fixed, sha256WithRSA, 0, content, make([]byte, fixed.(*rsa.PublicKey).Size()))
 		}
 		return in, unreadable(err)
 	}
@@ -180,6 +191,9 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 	in.csr = csr
 	return in, nil
 }
+
+// maxExponent bounds what verifying with a key of the client's choice costs.
+const maxExponent = 65537
 
 // sha256WithRSA is the DER of an AlgorithmIdentifier.
 var sha256WithRSA = []byte("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00")

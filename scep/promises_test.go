@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net/http/httptest"
 	"runtime"
 	"strings"
@@ -282,7 +283,7 @@ func renewing(t *testing.T, h *scep.Handler, ra *x509.Certificate) *device {
 
 // TestRenewalMax renews with one certificate until that is enough.
 func TestRenewalMax(t *testing.T) {
-	for _, tt := range []struct{ max, want int }{{0, 10}, {1, 1}, {-1, 15}} {
+	for _, tt := range []struct{ max, want, noted int }{{0, 10, 10}, {1, 1, 1}, {-1, 15, 0}} {
 		h, s, ra := serve(t, func(c *scep.Config) { c.Renewal = scep.Renewal{On: true, Anytime: true, Max: tt.max} })
 		d := renewing(t, h, ra)
 		first := only(t, s)
@@ -299,9 +300,117 @@ func TestRenewalMax(t *testing.T) {
 			made++
 		}
 		rec, err := s.Get(t.Context(), first.ID)
-		if err != nil || made != tt.want || len(rec.RenewedBy) != made {
-			t.Errorf("Max %d: renewed %d times, noted %d, want %d (%v)", tt.max, made, len(rec.RenewedBy), tt.want, err)
+		if err != nil || made != tt.want || len(rec.RenewedBy) != tt.noted {
+			t.Errorf("Max %d: renewed %d times, noted %d, want %d and %d (%v)", tt.max, made, len(rec.RenewedBy), tt.want, tt.noted, err)
 		}
+	}
+}
+
+// TestRenewalMaxCountsCertificates asks for renewals while the CA is away: what did not come to a
+// certificate gives way.
+func TestRenewalMaxCountsCertificates(t *testing.T) {
+	var away atomic.Bool
+	h, _, ra := serve(t, func(c *scep.Config) {
+		ca := c.CA.(*scep.Identity)
+		c.RA, c.Renewal = ca, scep.Renewal{On: true, Anytime: true, Max: 2}
+		c.CA = sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) {
+			if op == "Sign" && away.Load() {
+				return false, errors.New("token is gone")
+			}
+			return false, nil
+		}}
+	})
+	d := renewing(t, h, ra)
+	away.Store(true)
+	for i := range 5 {
+		d.id = fmt.Sprint("away ", i)
+		if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.status != "3" {
+			t.Fatal(a)
+		}
+	}
+	away.Store(false)
+	issued := 0
+	for i := range 5 { // the first ones had to give way
+		d.id = fmt.Sprint("away ", i)
+		if a := d.send(t, h, d.certPoll(t, ra), ra); a.cert != nil {
+			issued++
+		} else if a.text != "another renewal took its place" {
+			t.Error(a)
+		}
+	}
+	if issued != 2 {
+		t.Errorf("%d renewals came to a certificate, want 2", issued)
+	}
+	d.id = "one more"
+	if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.failInfo != "2" {
+		t.Errorf("the third: %v", a)
+	}
+}
+
+// TestCAKeepsToTemplate has CAs that sign something else than they are asked to.
+func TestCAKeepsToTemplate(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(tmpl *x509.Certificate)
+		good   bool
+	}{
+		{"nothing", func(*x509.Certificate) {}, true},
+		{"another subject", func(tmpl *x509.Certificate) { tmpl.RawSubject = nil; tmpl.Subject.CommonName = "admin" }, false},
+		{"another end", func(tmpl *x509.Certificate) { tmpl.NotAfter = tmpl.NotAfter.Add(time.Hour) }, false},
+		{"fewer extensions", func(tmpl *x509.Certificate) { tmpl.ExtraExtensions, tmpl.ExtKeyUsage = nil, nil }, false},
+		{"another serial number", func(tmpl *x509.Certificate) { tmpl.SerialNumber = big.NewInt(7) }, false},
+	} {
+		signed := 0
+		h, s, ra := serve(t, func(c *scep.Config) {
+			ca := c.CA.(*scep.Identity)
+			c.RA = ca
+			c.CA = sceptest.CA{CA: ca, On: func(op string, tmpl *x509.Certificate) (bool, error) {
+				if op == "Sign" {
+					signed++
+					tt.change(tmpl)
+				}
+				return false, nil
+			}}
+		})
+		d := newDevice(t, sceptest.RSA(1), "template", "x")
+		for range 3 {
+			if a := d.send(t, h, d.pkcsReq(t, ra), ra); tt.good != (a.cert != nil) {
+				t.Errorf("%s: %v", tt.name, a)
+			}
+		}
+		if signed != 1 {
+			t.Errorf("%s: the CA signed %d times", tt.name, signed)
+		}
+		if rec := only(t, s); !tt.good && (rec.State != scep.Revoked || len(rec.Certificate) == 0) {
+			t.Errorf("%s: the record is %v, with %d bytes of certificate", tt.name, rec.State, len(rec.Certificate))
+		}
+	}
+}
+
+// TestTemplateThatHasEnded has a policy that makes no sense.
+func TestTemplateThatHasEnded(t *testing.T) {
+	h, s, ra := serve(t, func(c *scep.Config) {
+		c.Policy = &scep.Profile{Change: func(_ context.Context, _ *scep.Request, tmpl *x509.Certificate) error {
+			tmpl.NotBefore, tmpl.NotAfter = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
+			return nil
+		}}
+	})
+	d := newDevice(t, sceptest.RSA(1), "ended", "x")
+	if a := d.send(t, h, d.pkcsReq(t, ra), ra); a.http != 503 {
+		t.Error(a)
+	}
+	if all, err := s.List(t.Context(), scep.Query{}); err != nil || len(all) != 0 {
+		t.Errorf("%d records, %v", len(all), err)
+	}
+}
+
+// TestCSRWithoutAttributes renews with a CSR that leaves them out, as some clients do.
+func TestCSRWithoutAttributes(t *testing.T) {
+	h, _, ra := serve(t, func(c *scep.Config) { c.Renewal = scep.Renewal{On: true, Anytime: true} })
+	d := renewing(t, h, ra)
+	d.csr = withoutAttributes(t, d.csr, sceptest.RSA(2))
+	if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.cert == nil {
+		t.Error(a)
 	}
 }
 

@@ -84,31 +84,67 @@ func (h *Handler) checkRenewal(ctx context.Context, in *inbound, now time.Time) 
 }
 
 // claimRenewal notes in the record of a certificate that it authorises this renewal, unless it
-// has authorised as many as it may. A retry is noted once.
+// has authorised as many as it may. A retry is noted once. Where there is no room, one that has
+// not come to a certificate has to give way.
 func (h *Handler) claimRenewal(ctx context.Context, old *Record, id ID) error {
 	for {
-		switch {
-		case old.State != Issued:
+		if old.State != Issued {
 			return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message is revoked", nil)
-		case slices.Contains(old.RenewedBy, id):
+		}
+		if slices.Contains(old.RenewedBy, id) || h.c.Renewal.Max < 0 {
 			return nil
-		case h.c.Renewal.Max > 0 && len(old.RenewedBy) >= h.c.Renewal.Max:
-			return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message has been renewed often enough", nil)
 		}
 		next := old.Clone()
+		if len(next.RenewedBy) >= h.c.Renewal.Max {
+			i, err := h.unissued(ctx, next.RenewedBy)
+			if err != nil {
+				return err
+			}
+			if i < 0 {
+				return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message has been renewed often enough", nil)
+			}
+			next.RenewedBy = slices.Delete(next.RenewedBy, i, i+1)
+		}
 		next.RenewedBy = append(next.RenewedBy, id)
 		err := h.c.Depot.Update(ctx, next)
-		if !errors.Is(err, ErrStale) {
-			if err != nil {
-				return depotError("updating", old.ID, err)
-			}
+		if err == nil {
 			return nil
 		}
-		name := old.ID
-		if old, err = h.c.Depot.Get(ctx, name); err != nil {
-			return depotError("reading", name, err)
+		if !errors.Is(err, ErrStale) {
+			return depotError("updating", next.ID, err)
+		}
+		if old, err = h.c.Depot.Get(ctx, next.ID); err != nil {
+			return depotError("reading", next.ID, err)
 		}
 	}
+}
+
+// unissued returns the index of the first renewal that has not come to a certificate, after
+// having seen to it that it never will; or -1.
+func (h *Handler) unissued(ctx context.Context, renewals []ID) (int, error) {
+	for i, id := range renewals {
+		rec, err := h.c.Depot.Get(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			return i, nil
+		}
+		if err != nil {
+			return 0, depotError("reading", id, err)
+		}
+		switch rec.State {
+		case Denied:
+			return i, nil
+		case Pending, Signing:
+			rec.State, rec.FailInfo, rec.Reason, rec.Changed = Denied, BadRequest, "another renewal took its place", h.c.Time()
+			err := h.c.Depot.Update(ctx, rec)
+			if err == nil {
+				return i, nil
+			}
+			if !errors.Is(err, ErrStale) {
+				return 0, depotError("updating", id, err)
+			}
+		}
+	}
+	return -1, nil
 }
 
 // checkRenewedNames holds what the policy made of a renewal to the names of the certificate

@@ -131,6 +131,22 @@ func parseCACertificates(body []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
+// forRA reports whether a certificate is for no special purpose, or for that of an RA:
+// certificate request agent (Microsoft), id-kp-cmcCA or id-kp-cmcRA (RFC 6402).
+func forRA(cert *x509.Certificate) bool {
+	if len(cert.ExtKeyUsage) > 0 {
+		return false // crypto/x509 has no name for those
+	}
+	for _, oid := range cert.UnknownExtKeyUsage {
+		switch oid.String() {
+		case "1.3.6.1.4.1.311.20.2.1", "1.3.6.1.5.5.7.3.27", "1.3.6.1.5.5.7.3.28":
+		default:
+			return false
+		}
+	}
+	return true
+}
+
 // authenticate finds out which of these certificates can be used, and for what.
 func (c *Client) authenticate(ctx context.Context, certificates []*x509.Certificate) (*CA, error) {
 	anchors := slices.Clone(c.Roots)
@@ -223,9 +239,9 @@ func choose(certificates, anchors []*x509.Certificate, now time.Time) (*CA, erro
 			err = fmt.Errorf("%.100q: %w", cert.Subject, err)
 		case isRA(cert) && pinnedRA && !pinned:
 			err = fmt.Errorf("%.100q is another RA than the one that is pinned", cert.Subject)
-		case isRA(cert) && !pinned && slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
-			// Any device has such a certificate, and could pose as an RA.
-			err = fmt.Errorf("%.100q is for TLS clients, and so perhaps of a device and not of an RA; if it is, add its fingerprint %s", cert.Subject, Fingerprint(cert))
+		case isRA(cert) && !pinned && !forRA(cert):
+			// Any device or server has such a certificate, and could pose as an RA.
+			err = fmt.Errorf("%.100q is for something else than an RA (extKeyUsage); if it is one all the same, add its fingerprint %s", cert.Subject, Fingerprint(cert))
 		}
 		if err != nil {
 			reasons = append(reasons, err)

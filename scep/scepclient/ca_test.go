@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"fmt"
 	"net/http"
@@ -168,6 +169,13 @@ func TestChoose(t *testing.T) {
 		'd': newCertificate(t, &x509.Certificate{
 			Subject: pkix.Name{CommonName: "device"}, KeyUsage: sign | encrypt, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		}, sub, sceptest.RSA(4).Public()),
+		't': newCertificate(t, &x509.Certificate{
+			Subject: pkix.Name{CommonName: "server"}, KeyUsage: sign | encrypt, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		}, sub, sceptest.RSA(4).Public()),
+		'm': newCertificate(t, &x509.Certificate{
+			Subject: pkix.Name{CommonName: "NDES"}, KeyUsage: sign | encrypt,
+			UnknownExtKeyUsage: []asn1.ObjectIdentifier{{1, 3, 6, 1, 4, 1, 311, 20, 2, 1}},
+		}, sub, sceptest.RSA(4).Public()),
 		'O': newIdentity(t, "old", 0, true, nil, sceptest.RSA(7)).Certificate(), // no keyUsage
 	}
 	tests := []struct {
@@ -205,7 +213,9 @@ func TestChoose(t *testing.T) {
 		{name: "CLI-04 link missing", answer: "rR", pins: "R", want: "unknown authority"},
 		{name: "foreign CA", answer: "F", pins: "R", want: "unknown authority"},
 		{name: "foreign CA beside", answer: "FS", pins: "S", recipient: "S", signers: "S", issuer: "S"},
-		{name: "a device's certificate in the place of an RA's", answer: "dSR", pins: "R", want: "for TLS clients"},
+		{name: "a device's certificate in the place of an RA's", answer: "dSR", pins: "R", want: "something else than an RA"},
+		{name: "a server's certificate in the place of an RA's", answer: "tSR", pins: "R", want: "something else than an RA"},
+		{name: "an RA that says so", answer: "mSR", pins: "R", recipient: "m", signers: "mS", issuer: "S"},
 		{name: "a device's certificate beside an RA's", answer: "drSR", pins: "R", recipient: "r", signers: "r", issuer: "S"},
 		{name: "which is the RA's all the same", answer: "dSR", pins: "dS", recipient: "d", signers: "dS", issuer: "S"},
 		{name: "no RSA key", answer: "PR", pins: "P", want: "no RSA certificate"},

@@ -48,8 +48,8 @@ type Client struct {
 
 	// Fingerprints authenticate the CA: SHA-256, in hexadecimal, of a certificate in the answer
 	// to GetCACert, in either case, with or without colons and blanks. One that matches is
-	// enough. With that of a CA certificate, all that chains to it is trusted; with that of an
-	// RA certificate, that RA alone. SHA-1 fingerprints need Legacy to have [scep.SHA1].
+	// enough. With that of a CA certificate, all that chains to it is trusted, as an RA too
+	// unless its extKeyUsage is for something else; with that of an RA certificate, that RA alone. SHA-1 fingerprints need Legacy to have [scep.SHA1].
 	Fingerprints []string
 
 	// Roots authenticate the CA as Fingerprints do, by certificates that were given out of band.

@@ -76,7 +76,7 @@ func ExampleDepot() {
 	broken := true
 	srv := sceptest.NewServer(t, scep.Config{
 		Depot: sceptest.Depot{Depot: new(depot.Memory), On: func(op string, rec *scep.Record) (apply bool, err error) {
-			if op == "Update" && broken {
+			if op == "Create" && broken {
 				return true, errors.New("connection reset")
 			}
 			return false, nil
