@@ -1,0 +1,232 @@
+package scep
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// goOn takes out.rec as far as it will go. The record is in the depot.
+func (h *Handler) goOn(ctx context.Context, out *outcome) (*outcome, error) {
+	// The client may go away; what has been begun is brought to an end in any case.
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(context.WithoutCancel(ctx), deadline)
+		defer cancel()
+	}
+	for range 8 { // each round, another worker may have been quicker
+		rec := out.rec
+		var err error
+		switch {
+		case rec.State == Pending:
+			return out, nil
+		case rec.State == Signing:
+			if err = h.sign(ctx, out); err == nil && out.err != nil {
+				return out, nil // the CA cannot sign now
+			}
+		case rec.State == Denied:
+			return out, refuse(rec.FailInfo, ReasonDenied, rec.Reason, nil)
+		case rec.State == Revoked:
+			return out, refuse(BadRequest, ReasonRevoked, "the certificate has been revoked", nil)
+		case rec.State != Issued:
+			return out, depotError("reading", rec.ID, fmt.Errorf("state is %d", rec.State))
+		case rec.Unconfirmed:
+			err = h.confirm(ctx, out)
+		default:
+			if out.cert == nil {
+				if out.cert, err = x509.ParseCertificate(rec.Certificate); err != nil {
+					return out, depotError("reading", rec.ID, err)
+				}
+			}
+			return out, nil
+		}
+		if errors.Is(err, ErrStale) {
+			newer, err := h.c.Depot.Get(ctx, rec.ID)
+			if err != nil {
+				return out, depotError("reading", rec.ID, err)
+			}
+			out.rec, out.cert, out.issued = newer, nil, false
+		} else if err != nil {
+			return out, err
+		}
+	}
+	return out, depotError("updating", out.rec.ID, ErrStale)
+}
+
+// sign turns a record that is Signing into one that is Issued. If the CA cannot sign now it
+// sets out.err, which is not an error of the request: the client polls.
+func (h *Handler) sign(ctx context.Context, out *outcome) error {
+	tmpl, err := parseTemplate(out.rec.Template)
+	if err != nil {
+		return depotError("reading", out.rec.ID, err)
+	}
+	if out.rec.Renews != "" {
+		if out.req.Renews, err = h.renewed(ctx, out.rec.Renews); err != nil {
+			return h.deny(ctx, out, err)
+		}
+	}
+	if ca := h.chain[0]; !bytes.Equal(tmpl.RawIssuer, ca.RawSubject) || !bytes.Equal(tmpl.AuthorityKeyId, ca.SubjectKeyId) ||
+		!out.req.now().Before(tmpl.NotAfter) {
+		// Written down for a CA that has been replaced, or too long ago. Nobody has it.
+		return h.retemplate(ctx, out)
+	}
+	signCtx := ctx
+	if deadline, ok := ctx.Deadline(); ok {
+		// What is left after that is for telling the client to poll.
+		var cancel context.CancelFunc
+		signCtx, cancel = context.WithDeadline(ctx, deadline.Add(-h.c.Limits.Time/4))
+		defer cancel()
+	}
+	var cert *x509.Certificate
+	err = h.caGate.do(signCtx, func() (err error) {
+		cert, err = h.c.CA.Sign(signCtx, tmpl, out.req.CSR.PublicKey)
+		return err
+	})
+	if err == nil {
+		if err := h.checkIssued(cert, out.rec.Template); err != nil {
+			return h.shelve(ctx, out, cert, err)
+		}
+	}
+	if err != nil {
+		out.err = fmt.Errorf("scep: the CA did not sign record %s: %w", out.rec.ID, err)
+		return nil
+	}
+	rec := *out.rec
+	rec.State = Issued
+	rec.Certificate = cert.Raw
+	rec.Changed = h.c.Time()
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		// It may have happened all the same.
+		found, reading := h.c.Depot.Get(ctx, rec.ID)
+		if reading != nil || found.State != Issued || !bytes.Equal(found.Certificate, cert.Raw) {
+			return depotError("updating", rec.ID, err)
+		}
+		rec = *found
+	}
+	out.rec, out.cert, out.issued, out.err = &rec, cert, true, nil
+	if h.c.Events.Issued != nil {
+		h.c.Events.Issued(ctx, Event{
+			Time: rec.Changed, Reason: ReasonIssued, ID: rec.ID, TransactionID: rec.TransactionID, RemoteAddr: rec.RemoteAddr,
+			Request: out.req.public(), Certificate: cert,
+		})
+	}
+	return nil
+}
+
+// retemplate writes down anew what is to be signed.
+func (h *Handler) retemplate(ctx context.Context, out *outcome) error {
+	req, rec := *out.req, *out.rec
+	req.Approved = true // it was, or did not have to be
+	if err := h.template(ctx, &req, &rec); err != nil {
+		return h.deny(ctx, out, err)
+	}
+	rec.Changed = h.c.Time()
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		return depotError("updating", rec.ID, err)
+	}
+	out.rec = &rec
+	return nil
+}
+
+// shelve keeps what a CA signed in place of what it was asked to sign, and closes the record:
+// asked again, it would sign the like again.
+func (h *Handler) shelve(ctx context.Context, out *outcome, cert *x509.Certificate, why error) error {
+	rec := *out.rec
+	rec.State, rec.Revoked, rec.Changed = Revoked, h.c.Time(), h.c.Time()
+	if cert != nil {
+		rec.Certificate = cert.Raw
+	}
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		return depotError("updating", rec.ID, err)
+	}
+	out.rec = &rec
+	return fmt.Errorf("scep: the CA did not keep to the template of record %s, which is closed: %w", rec.ID, why)
+}
+
+// deny closes a record that can no longer be signed, if err is a refusal.
+func (h *Handler) deny(ctx context.Context, out *outcome, err error) error {
+	var why *Error
+	if !errors.As(err, &why) {
+		return err
+	}
+	rec := *out.rec
+	rec.State, rec.FailInfo, rec.Reason, rec.Changed = Denied, why.FailInfo, why.Text, h.c.Time()
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		return depotError("updating", rec.ID, err)
+	}
+	out.rec = &rec
+	return nil
+}
+
+// checkIssued makes sure that a CA signed what it was asked to sign.
+func (h *Handler) checkIssued(cert *x509.Certificate, template []byte) error {
+	if _, ok := h.c.CA.(*Identity); ok {
+		return nil // signs what it is asked to, and has verified its signature
+	}
+	tmpl, err := parseTemplate(template) // not the one that the CA was given, and may have changed
+	if err != nil {
+		return err
+	}
+	switch {
+	case cert == nil:
+		return errors.New("it returned no certificate")
+	case cert.SerialNumber.Cmp(tmpl.SerialNumber) != 0,
+		!bytes.Equal(cert.RawSubjectPublicKeyInfo, tmpl.RawSubjectPublicKeyInfo),
+		!bytes.Equal(cert.RawIssuer, tmpl.RawIssuer), !bytes.Equal(cert.RawSubject, tmpl.RawSubject):
+		return errors.New("it returned a certificate with another serial number, key or name than asked for")
+	case !cert.NotBefore.Equal(tmpl.NotBefore), !cert.NotAfter.Equal(tmpl.NotAfter):
+		return errors.New("it returned a certificate with other dates than asked for")
+	case cert.IsCA:
+		return errors.New("it returned a certificate of a CA")
+	}
+	for _, want := range tmpl.Extensions {
+		if want.Id.Equal(oidSubjectKeyID) {
+			continue // CAs have ways of their own to compute it
+		}
+		if !slices.ContainsFunc(cert.Extensions, func(e pkix.Extension) bool {
+			return e.Id.Equal(want.Id) && e.Critical == want.Critical && bytes.Equal(e.Value, want.Value)
+		}) {
+			return fmt.Errorf("it returned a certificate without the extension %v that was asked for", want.Id)
+		}
+	}
+	return cert.CheckSignatureFrom(h.chain[0])
+}
+
+// confirm asks the Confirmer for the last word on an issued certificate.
+func (h *Handler) confirm(ctx context.Context, out *outcome) error {
+	confirmer, ok := h.c.Challenge.(Confirmer)
+	if !ok {
+		return fmt.Errorf("scep: record %s waits to be confirmed, and Config.Challenge is no Confirmer any more", out.rec.ID)
+	}
+	cert, err := x509.ParseCertificate(out.rec.Certificate)
+	if err != nil {
+		return depotError("reading", out.rec.ID, err)
+	}
+	if out.rec.Renews != "" && out.req.Renews == nil {
+		if out.req.Renews, err = h.renewed(ctx, out.rec.Renews); err != nil {
+			return err
+		}
+	}
+	var refusal error
+	var why *Error
+	if err := confirmer.Confirm(ctx, out.req, cert); errors.As(err, &why) {
+		refusal = err
+	} else if err != nil {
+		return fmt.Errorf("scep: confirming record %s: %w", out.rec.ID, err)
+	}
+	rec := *out.rec
+	rec.Unconfirmed = false
+	rec.Changed = h.c.Time()
+	if refusal != nil {
+		rec.State, rec.Revoked, rec.RevocationReason = Revoked, rec.Changed, 5 // cessationOfOperation
+	}
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		return depotError("updating", rec.ID, err)
+	}
+	out.rec = &rec
+	return refusal
+}

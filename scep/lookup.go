@@ -1,0 +1,60 @@
+package scep
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+)
+
+// poll answers CertPoll: it goes on with the newest request of this transaction ID and key.
+// There is no badCertId for others, because a poll is not opened, and might hold something else.
+func (h *Handler) poll(ctx context.Context, in *inbound) (*outcome, error) {
+	rec, err := h.c.Depot.Latest(ctx, h.transaction(in))
+	if errors.Is(err, ErrNotFound) || err == nil && !h.current(rec) {
+		return nil, refuse(BadRequest, ReasonUnknown, "no such transaction", nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("scep: looking up a transaction: %w", err)
+	}
+	return h.resume(ctx, rec, Secret{})
+}
+
+// getCert answers GetCert: a client gets its own certificate, which it shows by signing with
+// that certificate's key, or with a valid certificate of the same subject.
+func (h *Handler) getCert(ctx context.Context, in *inbound) (*outcome, error) {
+	unknown := refuse(BadCertID, ReasonUnknown, "no such certificate", nil)
+	rec, err := h.c.Depot.GetSerial(ctx, in.issuer, in.serial)
+	if errors.Is(err, ErrNotFound) {
+		return nil, unknown
+	}
+	if err != nil {
+		return nil, fmt.Errorf("scep: looking up a certificate: %w", err)
+	}
+	out := &outcome{rec: rec}
+	if rec.Profile != h.c.Profile || rec.State != Issued || rec.Unconfirmed {
+		return out, unknown
+	}
+	if out.cert, err = x509.ParseCertificate(rec.Certificate); err != nil {
+		return out, depotError("reading", rec.ID, err)
+	}
+	if out.cert.CheckSignatureFrom(h.chain[0]) != nil { // a row that we did not write
+		out.cert = nil
+		return out, unknown
+	}
+	if equalKeys(in.signer, out.cert.PublicKey) {
+		return out, nil
+	}
+	signer, err := h.ownCertificate(ctx, in.msg.Signer)
+	if err != nil {
+		return out, err
+	}
+	now := h.c.Time()
+	if signer == nil || signer.rec.State != Issued || now.Before(signer.cert.NotBefore) || now.After(signer.cert.NotAfter) ||
+		!bytes.Equal(signer.cert.RawSubject, out.cert.RawSubject) {
+		out.cert = nil
+		return out, unknown
+	}
+	return out, nil
+}
