@@ -50,7 +50,6 @@ const (
 	ReasonMessageType  Reason = "message_type" // unknown, or not offered
 	ReasonRecipient    Reason = "recipient"    // enveloped to somebody else
 	ReasonUnreadable   Reason = "unreadable"   // the envelope or what is in it
-	ReasonSigner       Reason = "signer"       // who signed the message may not ask this
 	ReasonKey          Reason = "key"          // the key in the CSR
 	ReasonNames        Reason = "names"        // the names in the CSR
 	ReasonChallenge    Reason = "challenge"    // refused by the Challenge
