@@ -131,11 +131,7 @@ func (p *csrParts) parse() (*parsedCSR, error) {
 // mend writes the request as crypto/x509 can read it, for clients that put "_", "@" and more
 // into a PrintableString, and for those that leave out the attributes when they have none.
 func (p *csrParts) mend() ([]byte, error) {
-	subject := p.subject
-	if out := p.retagPrintable(); out != nil {
-		at := offset(p.der, p.subject)
-		subject = out[at : at+len(p.subject)]
-	}
+	subject := retagPrintable(p.subject)
 	others := p.others
 	if others.Empty() {
 		others = []byte{0xa0, 0}
@@ -322,35 +318,29 @@ func readString(in *cryptobyte.String) (string, bool) {
 	return "", false
 }
 
-// retagPrintable returns a copy of the DER in which the PrintableStrings of the subject that are
-// none have become UTF8Strings, which have the same length; or nil if there are none such.
-func (p *csrParts) retagPrintable() []byte {
-	out := bytes.Clone(p.der)
-	at := offset(p.der, p.subject)
-	changed := false
+// retagPrintable returns a copy of a name in which the PrintableStrings that are none have become
+// UTF8Strings, which have the same length. What is no name comes back as it is.
+func retagPrintable(subject []byte) []byte {
+	out := bytes.Clone(subject)
 	var rdns, rdn, atv, value cryptobyte.String
-	name := cryptobyte.String(out[at : at+len(p.subject)])
+	name := cryptobyte.String(out)
 	if !name.ReadASN1(&rdns, cbasn1.SEQUENCE) {
-		return nil
+		return out
 	}
 	for !rdns.Empty() {
 		if !rdns.ReadASN1(&rdn, cbasn1.SET) {
-			return nil
+			return out
 		}
 		for !rdn.Empty() {
 			var oid asn1.ObjectIdentifier
 			if !rdn.ReadASN1(&atv, cbasn1.SEQUENCE) || !atv.ReadASN1ObjectIdentifier(&oid) {
-				return nil
+				return out
 			}
 			element := atv // the value with its header, a window on out
 			if atv.ReadASN1(&value, cbasn1.PrintableString) && utf8.Valid(value) && !isPrintable(value) {
 				element[0] = byte(cbasn1.UTF8String)
-				changed = true
 			}
 		}
-	}
-	if !changed {
-		return nil
 	}
 	return out
 }

@@ -134,6 +134,9 @@ func TestSecretAtRest(t *testing.T) {
 	if len(rec.CSR) != len(d.csr) {
 		t.Errorf("the CSR in the record has %d bytes, want %d", len(rec.CSR), len(d.csr))
 	}
+	if stars := bytes.Repeat([]byte{'*'}, 256); !bytes.HasSuffix(rec.CSR, stars) {
+		t.Error("the CSR in the record still has its signature, by which guesses can be tried")
+	}
 	told = append(told, log.String(), fmt.Sprintf("%s %+v", rec.CSR, rec))
 	if len(told) < 6 {
 		t.Fatalf("%d texts to look at; the test needs more", len(told))

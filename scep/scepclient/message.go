@@ -109,7 +109,7 @@ func (s *session) open(ctx context.Context, a *answer, nonce []byte) ([]*x509.Ce
 	}
 	certs, _, err := cms.ParseCertsOnly(plain)
 	if err != nil {
-		return nil, fmt.Errorf("scepclient: the reply does not hold a certs-only message: %w", err)
+		return nil, fmt.Errorf("scepclient: the reply does not hold a certs-only message, or does not decrypt with the key of the request: %w", err)
 	}
 	if len(certs) == 0 {
 		return nil, errors.New("scepclient: the reply says SUCCESS but has no certificate")
@@ -162,11 +162,11 @@ func (s *session) decrypt(ctx context.Context, ber []byte) ([]byte, error) {
 		return nil, fmt.Errorf("scepclient: the reply has key transport algorithm %v, which is not accepted", r.AlgorithmOID)
 	}
 	key, err := s.unwrap(ctx, r, env.Cipher.KeySize())
-	if err != nil {
+	if err != nil && !errors.Is(err, rsa.ErrDecryption) {
 		return nil, fmt.Errorf("scepclient: opening the reply with the private key: %w", err)
 	}
 	plain, ok := env.Decrypt(key)
-	if !ok {
+	if !ok || err != nil {
 		return nil, errors.New("scepclient: the reply does not decrypt with the key of the request")
 	}
 	return plain, nil

@@ -28,10 +28,15 @@ type Depot struct {
 }
 
 func (d Depot) do(op string, rec *scep.Record, call func() error) error {
-	if d.On == nil {
+	return fault(d.On, op, rec, call)
+}
+
+// fault does a call as on, which may be nil, decides.
+func fault[T any](on func(op string, of T) (apply bool, err error), op string, of T, call func() error) error {
+	if on == nil {
 		return call()
 	}
-	apply, err := d.On(op, rec)
+	apply, err := on(op, of)
 	if err == nil {
 		return call()
 	}
@@ -147,19 +152,7 @@ func (c Challenge) Confirm(ctx context.Context, req *scep.Request, cert *x509.Ce
 }
 
 func (c Challenge) do(op string, req *scep.Request, call func() error) error {
-	if c.On == nil {
-		return call()
-	}
-	apply, err := c.On(op, req)
-	if err == nil {
-		return call()
-	}
-	if apply {
-		if err := call(); err != nil {
-			return err
-		}
-	}
-	return err
+	return fault(c.On, op, req, call)
 }
 
 // A Key is a private key with faults, as one in an HSM whose cable is loose. It signs, and is a
