@@ -25,30 +25,30 @@
 // concerned, and wrap one of the variables below where one fits.
 package backend
 
-import "errors"
+import "github.com/scepkit/scepkit/backend/internal/custody"
 
 var (
 	// ErrUnavailable says that the key or its device does not answer now. Nothing is wrong
 	// with the request: try it again later.
-	ErrUnavailable = errors.New("backend: key is unavailable")
+	ErrUnavailable = custody.ErrUnavailable
 
 	// ErrPIN says that the PIN is wrong, missing or locked. Trying again may lock it for
 	// good: have a person see to it first.
-	ErrPIN = errors.New("backend: PIN was not accepted")
+	ErrPIN = custody.ErrPIN
 
 	// ErrNotFound says that there is no such file, token, key or certificate. Correct the
 	// name, or make what is missing.
-	ErrNotFound = errors.New("backend: not found")
+	ErrNotFound = custody.ErrNotFound
 
 	// ErrAmbiguous says that more than one key or certificate is meant. Name it more exactly,
 	// or remove what is not wanted.
-	ErrAmbiguous = errors.New("backend: ambiguous")
+	ErrAmbiguous = custody.ErrAmbiguous
 
 	// ErrMismatch says that key and certificates do not belong together, or are in the wrong
 	// order. Put the certificate of the key first, then its issuer, and so on.
-	ErrMismatch = errors.New("backend: key and certificates do not belong together")
+	ErrMismatch = custody.ErrMismatch
 
 	// ErrUnsupported says that the backend cannot use such a key, file or operation, now or
 	// later. Use another, as the text of the error says.
-	ErrUnsupported = errors.New("backend: not supported")
+	ErrUnsupported = custody.ErrUnsupported
 )

@@ -140,7 +140,7 @@ func (id *Identity) unwrapper() (Unwrapper, error) {
 	case crypto.Decrypter:
 		return decrypterUnwrapper{key}, nil
 	}
-	return nil, fmt.Errorf("key of %q (%T) can sign but not decrypt; use one that implements crypto.Decrypter", cert.Subject, id.Key)
+	return nil, fmt.Errorf("key of %q (%T) can sign but not decrypt; use a key that may decrypt (in a token, one with CKA_DECRYPT), or make an RA for the CA", cert.Subject, id.Key)
 }
 
 // decrypterUnwrapper hides from the client whatever a crypto.Decrypter says about a block.

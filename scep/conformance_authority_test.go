@@ -50,7 +50,7 @@ func TestAuthorityByType(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		t.Run(fmt.Sprintf("renewal=%t", on), func(t *testing.T) {
 			t.Parallel()
-			srv := sceptest.NewServer(t, scep.Config{Log: silent, Renewal: scep.Renewal{On: on, Anytime: on}})
+			srv := newServer(t, scep.Config{Log: silent, Renewal: scep.Renewal{On: on, Anytime: on}})
 			member := withKey(srv, sceptest.RSA(0), "member")
 			cert := member.Enroll(t)
 			certificates := 1
@@ -112,8 +112,8 @@ func TestAuthority(t *testing.T) {
 	always := scep.Renewal{On: true, Anytime: true}
 	withChallenge, newKey, early := always, always, scep.Renewal{On: true}
 	withChallenge.Challenge, newKey.NewKey = true, true
-	ca := sceptest.NewCA(t)
-	stranger := sceptest.NewCA(t, sceptest.RSA(5))
+	ca := newCA(t)
+	stranger := newCA(t, sceptest.RSA(5))
 	rows := 0
 	for _, c := range []scep.Config{
 		{}, {AnySigner: true},
@@ -124,7 +124,7 @@ func TestAuthority(t *testing.T) {
 		rows += 2 * 9 * 3
 		t.Run(fmt.Sprintf("%+v,AnySigner=%t", c.Renewal, c.AnySigner), func(t *testing.T) {
 			t.Parallel()
-			srv := sceptest.NewServer(t, c)
+			srv := newServer(t, c)
 			subject := sceptest.CN("device")
 			member := func(key crypto.Signer, id string) *x509.Certificate {
 				d := sceptest.NewDevice(srv.URL, key, "device")

@@ -27,8 +27,8 @@ func everything() scep.Config {
 
 func TestConformanceCAP(t *testing.T) {
 	c := newTable(t, "CAP")
-	plain := sceptest.NewServer(t, scep.Config{})
-	full := sceptest.NewServer(t, everything())
+	plain := newServer(t, scep.Config{})
+	full := newServer(t, everything())
 	servers := []*sceptest.Server{plain, full}
 	caps := func(t *testing.T, srv *sceptest.Server, query string) []byte {
 		t.Helper()
@@ -183,21 +183,21 @@ func TestConformanceCAP(t *testing.T) {
 
 func TestConformanceCAC(t *testing.T) {
 	c := newTable(t, "CAC")
-	ca := sceptest.NewCA(t)
-	sub := sceptest.NewSubCA(t, ca)
-	ra := sceptest.NewRA(t, sub)
-	responder := sceptest.NewRA(t, sub, sceptest.RSA(4))
-	single := sceptest.NewServer(t, scep.Config{CA: ca})
+	ca := newCA(t)
+	sub := newSubCA(t, ca)
+	ra := newRA(t, sub)
+	responder := newRA(t, sub, sceptest.RSA(4))
+	single := newServer(t, scep.Config{CA: ca})
 	servers := map[string]*sceptest.Server{
 		"single":    single,
-		"sub":       sceptest.NewServer(t, scep.Config{CA: sub}),
-		"ra":        sceptest.NewServer(t, scep.Config{CA: sub, RA: ra}),
-		"root ra":   sceptest.NewServer(t, scep.Config{CA: ca, RA: sceptest.NewRA(t, ca)}),
-		"responder": sceptest.NewServer(t, scep.Config{CA: sub, RA: ra, Responder: responder}),
-		"ec":        sceptest.NewServer(t, scep.Config{CA: sceptest.NewCA(t, sceptest.P256())}),
-		"issuer":    sceptest.NewServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainIssuer}),
-		"full":      sceptest.NewServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainFull}),
-		"one ra":    sceptest.NewServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainSingle}),
+		"sub":       newServer(t, scep.Config{CA: sub}),
+		"ra":        newServer(t, scep.Config{CA: sub, RA: ra}),
+		"root ra":   newServer(t, scep.Config{CA: ca, RA: newRA(t, ca)}),
+		"responder": newServer(t, scep.Config{CA: sub, RA: ra, Responder: responder}),
+		"ec":        newServer(t, scep.Config{CA: newCA(t, sceptest.P256())}),
+		"issuer":    newServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainIssuer}),
+		"full":      newServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainFull}),
+		"one ra":    newServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainSingle}),
 	}
 	certs := func(t *testing.T, name string) []*x509.Certificate {
 		t.Helper()

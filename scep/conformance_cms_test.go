@@ -23,8 +23,8 @@ func printable(s string) []byte { return sceptest.TLV(sceptest.TagPrintableStrin
 
 func TestConformanceCMS(t *testing.T) {
 	c := newTable(t, "CMS")
-	srv := sceptest.NewServer(t, scep.Config{})
-	refused := sceptest.NewServer(t, scep.Config{})
+	srv := newServer(t, scep.Config{})
+	refused := newServer(t, scep.Config{})
 	t.Cleanup(func() { wantNothingIssued(t, refused) })
 	signingTime := sceptest.Attribute{Type: sceptest.OIDSigningTime, Values: [][]byte{sceptest.UTCTime(time.Now())}}
 	randomNonce := sceptest.Attribute{Type: oidRandomExt, Values: [][]byte{sceptest.TLV(4, sceptest.Nonce(16))}}
@@ -32,7 +32,7 @@ func TestConformanceCMS(t *testing.T) {
 	withKeyID := func(m *sceptest.Message) {
 		m.Certificate = sceptest.Certificate{Key: m.Key, Extensions: []pkix.Extension{sceptest.SubjectKeyID(keyID)}}.DER()
 	}
-	stranger := sceptest.NewCA(t, sceptest.RSA(5)).Certificate()
+	stranger := newCA(t, sceptest.RSA(5)).Certificate()
 	agreement := sceptest.Recipient{Raw: sceptest.TLV(0xa1, sceptest.Integer(3), sceptest.TLV(0xa0, sceptest.TLV(0x30)))}
 
 	for id, cases := range map[string]map[string]bend{
@@ -211,8 +211,8 @@ func slicesRepeat(b []byte, n int) [][]byte {
 
 func TestConformanceATT(t *testing.T) {
 	c := newTable(t, "ATT")
-	srv := sceptest.NewServer(t, scep.Config{})
-	refused := sceptest.NewServer(t, scep.Config{Renewal: scep.Renewal{On: true}})
+	srv := newServer(t, scep.Config{})
+	refused := newServer(t, scep.Config{Renewal: scep.Renewal{On: true}})
 	t.Cleanup(func() { wantNothingIssued(t, refused) })
 	id := func(tag byte, s string) bend {
 		return func(m *sceptest.Message) { m.TransactionIDTag, m.TransactionID = tag, s }

@@ -29,9 +29,9 @@ import (
 // same in every attempt, BER, 3DES and SHA-1 where offered, polling, and renewal by PKCSReq.
 func TestDeviceApple(t *testing.T) {
 	t.Parallel()
-	ca := sceptest.NewCA(t)
-	srv := sceptest.NewServer(t, scep.Config{
-		CA: ca, RA: sceptest.NewRA(t, ca), Challenge: sceptest.Pend(sceptest.Secret),
+	ca := newCA(t)
+	srv := newServer(t, scep.Config{
+		CA: ca, RA: newRA(t, ca), Challenge: sceptest.Pend(sceptest.Secret),
 		Renewal: scep.Renewal{On: true, Anytime: true}, Legacy: scep.TripleDES | scep.SHA1,
 	})
 	_, caps := get(t, srv.URL+"?operation=GetCACaps&message=My%20Profile")
@@ -76,8 +76,8 @@ func TestDeviceApple(t *testing.T) {
 func TestDeviceWindows(t *testing.T) {
 	t.Parallel()
 	long := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte("intune"), 500))
-	srv := sceptest.NewServer(t, scep.Config{
-		CA: sceptest.NewSubCA(t, sceptest.NewCA(t)), Challenge: challenge.Static(long),
+	srv := newServer(t, scep.Config{
+		CA: newSubCA(t, newCA(t)), Challenge: challenge.Static(long),
 		Policy:  &scep.Profile{SAN: scep.SANUPN | scep.SANDNS},
 		Renewal: scep.Renewal{On: true, Anytime: true},
 	})
@@ -125,7 +125,7 @@ func TestDeviceWindows(t *testing.T) {
 // as soon as it is offered, GetCert with a counter as its transaction ID.
 func TestDeviceJSCEP(t *testing.T) {
 	t.Parallel()
-	srv := sceptest.NewServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret)})
+	srv := newServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret)})
 	for _, operation := range []string{"GetCACaps", "GetCACert"} {
 		if res, body := get(t, srv.URL+"?operation="+operation+"&message="); res.StatusCode != http.StatusOK || len(body) == 0 {
 			t.Errorf("%s: HTTP %s", operation, res.Status)
@@ -164,7 +164,7 @@ func TestDeviceJSCEP(t *testing.T) {
 // signer whose serial number has 32 octets, polling by a repeated PKCSReq with a fresh nonce.
 func TestDeviceCertmonger(t *testing.T) {
 	t.Parallel()
-	srv := sceptest.NewServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret), Renewal: scep.Renewal{On: true, Anytime: true}})
+	srv := newServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret), Renewal: scep.Renewal{On: true, Anytime: true}})
 	_, first := get(t, srv.URL+"?operation=GetCACert&message=0")
 	_, second := get(t, srv.URL+"?operation=GetCACert&message=1")
 	if !bytes.Equal(first, second) {
@@ -204,12 +204,12 @@ func TestDeviceCertmonger(t *testing.T) {
 // certificate in its folder, be it self-signed.
 func TestDeviceMicromdm(t *testing.T) {
 	t.Parallel()
-	ca := sceptest.NewSubCA(t, sceptest.NewCA(t))
+	ca := newSubCA(t, newCA(t))
 	c := scep.Config{
-		CA: ca, RA: sceptest.NewRA(t, ca), Challenge: sceptest.Pend(sceptest.Secret),
+		CA: ca, RA: newRA(t, ca), Challenge: sceptest.Pend(sceptest.Secret),
 		Legacy: scep.SingleDES | scep.SHA1, Renewal: scep.Renewal{On: true, Anytime: true},
 	}
-	srv := sceptest.NewServer(t, c)
+	srv := newServer(t, c)
 	enrol := func(d *sceptest.Device, kind string) *sceptest.Message {
 		sum := sha256.Sum256(spki(d.Key.Public()))
 		d.TransactionID = base64.StdEncoding.EncodeToString(sum[:])
@@ -239,7 +239,7 @@ func TestDeviceMicromdm(t *testing.T) {
 	wantOK(t, next.Send(t, enrol(next, sceptest.TypeRenewalReq)))
 
 	// Self-signed: only the challenge counts.
-	srv = sceptest.NewServer(t, scep.Config{Legacy: scep.SingleDES | scep.SHA1, Renewal: c.Renewal})
+	srv = newServer(t, scep.Config{Legacy: scep.SingleDES | scep.SHA1, Renewal: c.Renewal})
 	d = newConformer(srv)
 	wantOK(t, d.Send(t, enrol(d, sceptest.TypeRenewalReq)))
 	d = newConformer(srv)
@@ -252,7 +252,7 @@ func TestDeviceMicromdm(t *testing.T) {
 // PKCSReq. It wants the CA's certificate in the reply.
 func TestDeviceCisco(t *testing.T) {
 	t.Parallel()
-	srv := sceptest.NewServer(t, scep.Config{
+	srv := newServer(t, scep.Config{
 		Legacy: scep.TripleDES | scep.SHA1, ReplyChain: true, Renewal: scep.Renewal{On: true, Anytime: true},
 	})
 	const agent = "HTTP/1.0\r\nUser-Agent: Mozilla/4.0 (compatible; MSIE 5.0; Cisco PKI)\r\n\r\n"

@@ -24,9 +24,9 @@ var (
 
 func TestConformanceENR(t *testing.T) {
 	c := newTable(t, "ENR")
-	ca := sceptest.NewCA(t)
-	srv := sceptest.NewServer(t, scep.Config{CA: ca})
-	proxy := sceptest.NewServer(t, scep.Config{AnySigner: true})
+	ca := newCA(t)
+	srv := newServer(t, scep.Config{CA: ca})
+	proxy := newServer(t, scep.Config{AnySigner: true})
 	enrol := func(t *testing.T, d *sceptest.Device, csr sceptest.CSR) *sceptest.Reply {
 		t.Helper()
 		return d.Send(t, d.Request(t, sceptest.TypePKCSReq, csr))
@@ -93,8 +93,8 @@ func TestConformanceENR(t *testing.T) {
 	c.run("ENR-06", func(t *testing.T) {
 		d := newConformer(srv)
 		m := d.PKCSReq(t)
-		root := sceptest.NewCA(t, sceptest.RSA(5))
-		m.Bag = [][]byte{root.Certificate().Raw, sceptest.NewSubCA(t, root).Certificate().Raw, m.Certificate}
+		root := newCA(t, sceptest.RSA(5))
+		m.Bag = [][]byte{root.Certificate().Raw, newSubCA(t, root).Certificate().Raw, m.Certificate}
 		wantOK(t, d.Send(t, m))
 	})
 	c.run("ENR-07", func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestConformanceENR(t *testing.T) {
 		if len(r.Certificates) != 1 {
 			t.Errorf("%d certificates in the reply", len(r.Certificates))
 		}
-		chain := sceptest.NewServer(t, scep.Config{ReplyChain: true})
+		chain := newServer(t, scep.Config{ReplyChain: true})
 		d = newConformer(chain)
 		r = d.Send(t, d.PKCSReq(t))
 		wantOK(t, r)
@@ -113,7 +113,7 @@ func TestConformanceENR(t *testing.T) {
 		}
 	})
 	c.run("ENR-08", func(t *testing.T) {
-		srv := sceptest.NewServer(t, scep.Config{})
+		srv := newServer(t, scep.Config{})
 		d := withKey(srv, sceptest.RSA(0), "signed by another")
 		d.Signer, d.Certificate = sceptest.RSA(1), sceptest.Certificate{Key: sceptest.RSA(1)}.DER()
 		wantFail(t, d.Send(t, d.PKCSReq(t)), scep.BadRequest, "the request could not be read")
@@ -176,7 +176,7 @@ func TestConformanceENR(t *testing.T) {
 
 func TestConformanceSGN(t *testing.T) {
 	c := newTable(t, "SGN")
-	srv := sceptest.NewServer(t, scep.Config{})
+	srv := newServer(t, scep.Config{})
 	// send enrols with a signer's certificate that change makes odd.
 	send := func(t *testing.T, change func(c *sceptest.Certificate)) *sceptest.Reply {
 		t.Helper()
@@ -239,7 +239,7 @@ func TestConformanceSGN(t *testing.T) {
 		wantOK(t, d.Send(t, m))
 	})
 	c.run("SGN-09", func(t *testing.T) {
-		stranger := sceptest.NewCA(t, sceptest.RSA(5))
+		stranger := newCA(t, sceptest.RSA(5))
 		d := newConformer(srv)
 		d.Certificate = sceptest.Certificate{Key: d.Key, Issuer: stranger.Certificate().RawSubject, Subject: d.Subject, SignedBy: stranger.Key}.DER()
 		d.Enroll(t)

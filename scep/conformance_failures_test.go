@@ -120,8 +120,8 @@ func manyRecipients(m *sceptest.Message, n int) []sceptest.Recipient {
 
 func TestConformanceFAI(t *testing.T) {
 	c := newTable(t, "FAI")
-	srv := sceptest.NewServer(t, scep.Config{})
-	refused := sceptest.NewServer(t, scep.Config{})
+	srv := newServer(t, scep.Config{})
+	refused := newServer(t, scep.Config{})
 	t.Cleanup(func() { wantNothingIssued(t, refused) })
 
 	signature := map[string]bend{
@@ -152,7 +152,7 @@ func TestConformanceFAI(t *testing.T) {
 	c.run("FAI-05", func(t *testing.T) { bends(t, refused, wrong, fails(scep.BadRequest, "")) })
 	c.run("FAI-06", func(t *testing.T) { bends(t, refused, none, fails(scep.BadRequest, "")) })
 	c.run("FAI-07", func(t *testing.T) {
-		srv := sceptest.NewServer(t, scep.Config{Challenge: oneTime("once")})
+		srv := newServer(t, scep.Config{Challenge: oneTime("once")})
 		first, second := newConformer(srv), newConformer(srv)
 		first.Challenge, second.Challenge = "once", "once"
 		cert := first.Enroll(t)
@@ -163,7 +163,7 @@ func TestConformanceFAI(t *testing.T) {
 	})
 	c.run("FAI-08", func(t *testing.T) { // INV-11 to INV-13 are checked with every reply
 		for _, absent := range []bool{false, true} {
-			srv := sceptest.NewServer(t, scep.Config{AbsentContent: absent, NoFailInfoText: absent})
+			srv := newServer(t, scep.Config{AbsentContent: absent, NoFailInfoText: absent})
 			for _, cases := range []map[string]bend{signature, digest, ciphertext, csr, none} {
 				bends(t, srv, cases, func(t *testing.T, _ *sceptest.Message, r *sceptest.Reply) {
 					if _, refused := r.Refusal(); !refused {
@@ -182,7 +182,7 @@ func TestConformanceFAI(t *testing.T) {
 	})
 	c.run("FAI-09", func(t *testing.T) {
 		// From here on only the nonces and the signature may differ.
-		srv := sceptest.NewServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true}})
+		srv := newServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true}})
 		d, cert := holder(t, srv)
 		for _, d := range []*sceptest.Device{d, d.As(cert, d.Key)} {
 			for _, kind := range []string{sceptest.TypePKCSReq, sceptest.TypeRenewalReq} {
@@ -215,7 +215,7 @@ func TestConformanceFAI(t *testing.T) {
 				}
 			})
 		}
-		long := sceptest.NewServer(t, scep.Config{Challenge: scep.ChallengeFunc(func(context.Context, *scep.Request) error {
+		long := newServer(t, scep.Config{Challenge: scep.ChallengeFunc(func(context.Context, *scep.Request) error {
 			return scep.Reject(scep.BadRequest, strings.Repeat("ä\n", 200))
 		})})
 		bends(t, long, map[string]bend{"long": func(*sceptest.Message) {}}, func(t *testing.T, _ *sceptest.Message, r *sceptest.Reply) {
@@ -339,11 +339,11 @@ func backEndDown(t *testing.T) {
 		}
 		return nil
 	}
-	ca := sceptest.NewCA(t)
-	ra := sceptest.NewRA(t, ca)
+	ca := newCA(t)
+	ra := newRA(t, ca)
 	ra.Key = sceptest.Key{Signer: ra.Key, On: func(op string) error { return is("RA " + op) }}
 	memory := new(depot.Memory)
-	srv := sceptest.NewServer(t, scep.Config{
+	srv := newServer(t, scep.Config{
 		CA:        sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) { return false, is("CA " + op) }},
 		RA:        ra,
 		Depot:     sceptest.Depot{Depot: memory, On: func(op string, _ *scep.Record) (bool, error) { return false, is("Depot " + op) }},

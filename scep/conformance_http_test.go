@@ -30,8 +30,8 @@ func wrap64(s, end string) string {
 
 func TestConformanceHTP(t *testing.T) {
 	c := newTable(t, "HTP")
-	srv := sceptest.NewServer(t, scep.Config{})
-	slow := sceptest.NewServer(t, scep.Config{Limits: scep.Limits{ReadTime: 50 * time.Millisecond}})
+	srv := newServer(t, scep.Config{})
+	slow := newServer(t, scep.Config{Limits: scep.Limits{ReadTime: 50 * time.Millisecond}})
 	alive := func(t *testing.T, srv *sceptest.Server) {
 		t.Helper()
 		newConformer(srv).Enroll(t)
@@ -167,7 +167,7 @@ func TestConformanceHTP(t *testing.T) {
 		}
 	})
 	c.run("HTP-17", func(t *testing.T) {
-		srv := sceptest.NewServer(t, scep.Config{})
+		srv := newServer(t, scep.Config{})
 		body := newConformer(srv).PKCSReq(t).BER()
 		conn, err := net.Dial("tcp", srv.HTTP.Listener.Addr().String())
 		if err != nil {
@@ -222,7 +222,7 @@ func (endless) Read(b []byte) (int, error) {
 
 func TestConformanceGET(t *testing.T) {
 	c := newTable(t, "GET")
-	srv := sceptest.NewServer(t, scep.Config{})
+	srv := newServer(t, scep.Config{})
 	// send sends a message in the query that encode makes.
 	send := func(t *testing.T, change func(m *sceptest.Message), encode func(der []byte) (query string)) *sceptest.Reply {
 		t.Helper()

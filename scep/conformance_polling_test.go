@@ -17,7 +17,7 @@ import (
 
 // pendingServer asks a person.
 func pendingServer(t *testing.T) *sceptest.Server {
-	return sceptest.NewServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret)})
+	return newServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret)})
 }
 
 // recordOf returns the one record of a device with this transaction ID.
@@ -62,7 +62,7 @@ func TestConformancePOL(t *testing.T) {
 			t.Error("no eContent")
 		}
 		wantNothingIssued(t, srv)
-		srv = sceptest.NewServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret), AbsentContent: true})
+		srv = newServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret), AbsentContent: true})
 		d = newConformer(srv)
 		r = d.Send(t, d.PKCSReq(t))
 		if wantPending(t, r); r.HasContent {
@@ -119,7 +119,7 @@ func TestConformancePOL(t *testing.T) {
 	c.run("POL-06", func(t *testing.T) {
 		srv := pendingServer(t)
 		wantFail(t, newConformer(srv).Poll(t), scep.BadRequest, "no such transaction")
-		srv = sceptest.NewServer(t, scep.Config{})
+		srv = newServer(t, scep.Config{})
 		wantFail(t, newConformer(srv).Poll(t), scep.BadRequest, "no such transaction")
 	})
 	c.run("POL-07", func(t *testing.T) {
@@ -177,7 +177,7 @@ func TestConformancePOL(t *testing.T) {
 	})
 	c.run("POL-11", func(t *testing.T) {
 		var ahead atomic.Int64
-		srv := sceptest.NewServer(t, scep.Config{
+		srv := newServer(t, scep.Config{
 			Challenge:   sceptest.Pend(sceptest.Secret),
 			RetryWindow: time.Hour,
 			Time:        func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
@@ -215,7 +215,7 @@ func TestConformanceRTX(t *testing.T) {
 			asked.Add(1)
 			return static.Validate(ctx, req)
 		})
-		return sceptest.NewServer(t, c), &asked
+		return newServer(t, c), &asked
 	}
 
 	c.run("RTX-01", func(t *testing.T) {
@@ -286,7 +286,7 @@ func TestConformanceRTX(t *testing.T) {
 		wantPending(t, d.Poll(t)) // a poll is for the newest
 	})
 	c.run("RTX-06", func(t *testing.T) {
-		srv := sceptest.NewServer(t, scep.Config{})
+		srv := newServer(t, scep.Config{})
 		a, b := withKey(srv, sceptest.RSA(0), "a"), withKey(srv, sceptest.RSA(1), "b")
 		b.TransactionID = a.TransactionID
 		certA, certB := a.Enroll(t), b.Enroll(t)

@@ -50,9 +50,9 @@ func revoke(t *testing.T, srv *sceptest.Server, cert *x509.Certificate) {
 
 func TestConformanceREN(t *testing.T) {
 	c := newTable(t, "REN")
-	ca := sceptest.NewCA(t)
-	srv := sceptest.NewServer(t, scep.Config{CA: ca, Renewal: scep.Renewal{On: true, Anytime: true}})
-	off := sceptest.NewServer(t, scep.Config{CA: ca})
+	ca := newCA(t)
+	srv := newServer(t, scep.Config{CA: ca, Renewal: scep.Renewal{On: true, Anytime: true}})
+	off := newServer(t, scep.Config{CA: ca})
 	refuses := func(t *testing.T, d *sceptest.Device, text string) {
 		t.Helper()
 		for _, kind := range []string{sceptest.TypeRenewalReq, sceptest.TypePKCSReq} {
@@ -89,7 +89,7 @@ func TestConformanceREN(t *testing.T) {
 		if wantOK(t, r); r.Certificate.Equal(old) {
 			t.Error("the old certificate again")
 		}
-		strict := sceptest.NewServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true, NewKey: true}})
+		strict := newServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true, NewKey: true}})
 		d, old = holder(t, strict)
 		refuses(t, d.As(old, d.Key), "a renewal needs a new key")
 		wantOK(t, renewal(d, old).Send(t, renewal(d, old).RenewalReq(t)))
@@ -105,7 +105,7 @@ func TestConformanceREN(t *testing.T) {
 			next.Challenge = challenge
 			wantOK(t, next.Send(t, next.RenewalReq(t)))
 		}
-		both := sceptest.NewServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true, Challenge: true}})
+		both := newServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true, Challenge: true}})
 		d, old := holder(t, both)
 		refuses(t, renewal(d, old), "")
 		next := renewal(d, old)
@@ -161,7 +161,7 @@ func TestConformanceREN(t *testing.T) {
 	c.run("REN-09", func(t *testing.T) {
 		var ahead atomic.Int64
 		day := 24 * time.Hour
-		srv := sceptest.NewServer(t, scep.Config{
+		srv := newServer(t, scep.Config{
 			Renewal: scep.Renewal{On: true, Window: 10 * day, Grace: 2 * day},
 			Policy:  &scep.Profile{Validity: 30 * day, Backdate: -1},
 			Time:    func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
@@ -193,8 +193,8 @@ func TestConformanceREN(t *testing.T) {
 		at(-1, "the certificate that signed the message is not yet valid")
 	})
 	c.run("REN-10", func(t *testing.T) {
-		stranger := sceptest.NewCA(t, sceptest.RSA(5))
-		twin := sceptest.NewServer(t, scep.Config{CA: stranger})
+		stranger := newCA(t, sceptest.RSA(5))
+		twin := newServer(t, scep.Config{CA: stranger})
 		d, foreign := holder(t, twin)
 		d.URL = srv.URL
 		here := newConformer(srv)
@@ -246,8 +246,8 @@ func TestConformanceREN(t *testing.T) {
 		wantFail(t, d.Send(t, d.RenewalReq(t)), scep.BadRequest, "renewal is not offered")
 	})
 	c.run("REN-13", func(t *testing.T) {
-		ra := sceptest.NewRA(t, ca)
-		withRA := sceptest.NewServer(t, scep.Config{CA: ca, RA: ra, Renewal: scep.Renewal{On: true, Anytime: true}})
+		ra := newRA(t, ca)
+		withRA := newServer(t, scep.Config{CA: ca, RA: ra, Renewal: scep.Renewal{On: true, Anytime: true}})
 		for _, srv := range []*sceptest.Server{srv, withRA} {
 			for _, id := range []*scep.Identity{ca, ra} {
 				for _, challenge := range []string{"", sceptest.Secret} {
@@ -263,20 +263,20 @@ func TestConformanceREN(t *testing.T) {
 		}
 	})
 	c.run("REN-14", func(t *testing.T) {
-		plain := sceptest.NewServer(t, scep.Config{CA: ca, Policy: &scep.Profile{ExtKeyUsage: []x509.ExtKeyUsage{}}, Renewal: scep.Renewal{On: true, Anytime: true}})
+		plain := newServer(t, scep.Config{CA: ca, Policy: &scep.Profile{ExtKeyUsage: []x509.ExtKeyUsage{}}, Renewal: scep.Renewal{On: true, Anytime: true}})
 		d, old := holder(t, plain)
 		if len(old.ExtKeyUsage) != 0 {
 			t.Errorf("extKeyUsage is %v", old.ExtKeyUsage)
 		}
 		renewal(d, old).Enroll(t)
-		sub := sceptest.NewSubCA(t, ca) // issued by our CA, but not in the depot
+		sub := newSubCA(t, ca) // issued by our CA, but not in the depot
 		refuses(t, newConformer(srv).As(sub.Certificate(), sub.Key), "the certificate that signed the message was not issued here")
 	})
 }
 
 func TestConformanceCRT(t *testing.T) {
 	c := newTable(t, "CRT")
-	srv := sceptest.NewServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true}})
+	srv := newServer(t, scep.Config{Renewal: scep.Renewal{On: true, Anytime: true}})
 	ask := func(t *testing.T, d *sceptest.Device, cert *x509.Certificate) *sceptest.Reply {
 		t.Helper()
 		return d.Send(t, d.GetCert(t, cert.RawIssuer, cert.SerialNumber))
@@ -309,8 +309,8 @@ func TestConformanceCRT(t *testing.T) {
 	})
 	c.run("CRT-03", func(t *testing.T) {
 		var sign atomic.Bool
-		ca := sceptest.NewCA(t)
-		srv := sceptest.NewServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret), CA: sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) {
+		ca := newCA(t)
+		srv := newServer(t, scep.Config{Challenge: sceptest.Pend(sceptest.Secret), CA: sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) {
 			if op == "Sign" && !sign.Load() {
 				return false, context.DeadlineExceeded
 			}
@@ -342,7 +342,7 @@ func TestConformanceCRT(t *testing.T) {
 
 func TestConformanceCRL(t *testing.T) {
 	c := newTable(t, "CRL")
-	srv := sceptest.NewServer(t, scep.Config{})
+	srv := newServer(t, scep.Config{})
 	c.run("CRL-03", func(t *testing.T) {
 		d, cert := holder(t, srv)
 		wantFail(t, d.Send(t, d.GetCRL(t, cert.RawIssuer, cert.SerialNumber)), scep.BadRequest, "GetCRL is not offered")
@@ -360,7 +360,7 @@ func TestConformanceCRL(t *testing.T) {
 
 func TestConformanceNXT(t *testing.T) {
 	c := newTable(t, "NXT")
-	srv := sceptest.NewServer(t, everything())
+	srv := newServer(t, everything())
 	c.run("NXT-04", func(t *testing.T) {
 		for _, query := range []string{"operation=GetNextCACert", "operation=GetNextCACert&message=x", "operation=getnextcacert"} {
 			if res, _ := get(t, srv.URL+"?"+query); res.StatusCode != 404 {
@@ -375,7 +375,7 @@ func TestConformanceNXT(t *testing.T) {
 
 func TestConformancePWR(t *testing.T) {
 	c := newTable(t, "PWR")
-	refused := sceptest.NewServer(t, scep.Config{Renewal: scep.Renewal{On: true}})
+	refused := newServer(t, scep.Config{Renewal: scep.Renewal{On: true}})
 	t.Cleanup(func() { wantNothingIssued(t, refused) })
 	c.run("PWR-03", func(t *testing.T) {
 		for _, kind := range []string{sceptest.TypePKCSReq, sceptest.TypeRenewalReq, sceptest.TypeCertPoll, sceptest.TypeGetCert} {

@@ -25,7 +25,7 @@ import (
 func TestConformanceROB(t *testing.T) {
 	c := newTable(t, "ROB")
 	c.run("ROB-01", func(t *testing.T) {
-		srv := sceptest.NewServer(t, scep.Config{
+		srv := newServer(t, scep.Config{
 			Challenge: scep.ChallengeFunc(func(context.Context, *scep.Request) error { return scep.Reject(scep.BadRequest, "") }),
 			Log:       slog.New(slog.DiscardHandler),
 		})
@@ -45,7 +45,7 @@ func TestConformanceROB(t *testing.T) {
 		newConformer(srv).CA(t)
 	})
 	c.run("ROB-02", func(t *testing.T) {
-		srv := sceptest.NewServer(t, scep.Config{Log: slog.New(slog.DiscardHandler)})
+		srv := newServer(t, scep.Config{Log: slog.New(slog.DiscardHandler)})
 		const clients, each = 10, 20
 		var all sync.WaitGroup
 		var mu sync.Mutex
@@ -72,11 +72,11 @@ func TestConformanceROB(t *testing.T) {
 	})
 	c.run("ROB-03", func(t *testing.T) {
 		// The shape of the sample in RFC 8894, made by cryptlib for a CA that is not this one.
-		srv := sceptest.NewServer(t, scep.Config{})
+		srv := newServer(t, scep.Config{})
 		d := newConformer(srv)
 		d.TransactionID = "7XXEY-ERLPU-2JDR9"
 		m := d.PKCSReq(t)
-		m.Envelope.Recipients[0].Certificate = sceptest.NewCA(t, sceptest.RSA(5)).Certificate()
+		m.Envelope.Recipients[0].Certificate = newCA(t, sceptest.RSA(5)).Certificate()
 		m.Attributes = sceptest.With(
 			sceptest.Attribute{Type: sceptest.OIDSigningTime, Values: [][]byte{sceptest.UTCTime(time.Date(2015, 9, 1, 0, 0, 0, 0, time.UTC))}},
 			sceptest.Attribute{Type: oidRandomExt, Values: [][]byte{sceptest.TLV(4, sceptest.Nonce(16))}})
@@ -87,7 +87,7 @@ func TestConformanceROB(t *testing.T) {
 		}
 	})
 	c.run("ROB-05", func(t *testing.T) {
-		srv := sceptest.NewServer(t, scep.Config{})
+		srv := newServer(t, scep.Config{})
 		for _, change := range []bend{
 			func(m *sceptest.Message) { m.Envelope.Cipher, m.Hash = sceptest.TripleDES, crypto.SHA1 },
 			func(m *sceptest.Message) { m.Envelope.Cipher, m.Hash = sceptest.SingleDES, crypto.MD5 },
@@ -156,7 +156,7 @@ func canaries(t *testing.T) {
 	logs := slog.New(slog.NewJSONHandler(writerFunc(func(b []byte) { note(string(b)) }), &slog.HandlerOptions{Level: slog.Level(-100)}))
 	var mode string
 	memory := new(depot.Memory)
-	srv := sceptest.NewServer(t, scep.Config{
+	srv := newServer(t, scep.Config{
 		Depot:  memory,
 		Log:    logs,
 		Events: scep.Events{Issued: event, Repeated: event, Waiting: event, Refused: event, Failed: event},
@@ -239,8 +239,8 @@ var _ io.Writer = writerFunc(nil)
 func TestKeyWork(t *testing.T) {
 	t.Parallel()
 	var unwraps, signs, issues atomic.Int32
-	ca := sceptest.NewCA(t)
-	ra := sceptest.NewRA(t, ca)
+	ca := newCA(t)
+	ra := newRA(t, ca)
 	ra.Key = sceptest.Key{Signer: ra.Key, On: func(op string) error {
 		if op == "Unwrap" {
 			unwraps.Add(1)
@@ -250,8 +250,8 @@ func TestKeyWork(t *testing.T) {
 		return nil
 	}}
 	ca.Key = sceptest.Key{Signer: ca.Key, On: func(string) error { issues.Add(1); return nil }}
-	srv := sceptest.NewServer(t, scep.Config{CA: ca, RA: ra})
-	stranger := sceptest.NewCA(t, sceptest.RSA(5)).Certificate()
+	srv := newServer(t, scep.Config{CA: ca, RA: ra})
+	stranger := newCA(t, sceptest.RSA(5)).Certificate()
 	for _, tt := range []struct {
 		name                  string
 		change                bend

@@ -1,6 +1,7 @@
 package file
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/big"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,23 +21,10 @@ import (
 	"github.com/scepkit/scepkit/scep"
 )
 
-// A KeyType is a kind of key for [CreateCA].
-type KeyType uint8
-
-const (
-	// RSA2048 is RSA with 2048 bits. It is the zero KeyType because an RSA key can also open
-	// requests, so that a CA needs no RA, and because every device understands it.
-	RSA2048 KeyType = iota
-	RSA3072         // RSA with 3072 bits
-	RSA4096         // RSA with 4096 bits
-	P256            // ECDSA on P-256; needs an [RA]
-	P384            // ECDSA on P-384; needs an [RA]
-)
-
 // CAOptions say what [CreateCA] makes. The zero CAOptions is usable.
 type CAOptions struct {
-	// KeyType is the kind of key. If zero, RSA2048.
-	KeyType KeyType
+	// KeyType is the kind of key. If zero, backend.RSA2048.
+	KeyType backend.KeyType
 
 	// Subject is the name of the CA. If empty, CN=SCEP CA.
 	Subject pkix.Name
@@ -60,9 +47,6 @@ type CAOptions struct {
 // ever seen half written, though for a moment empty where the file system has no hard links. If
 // a crash leaves a key without a certificate, the next call says so.
 func CreateCA(chain, key string, o CAOptions) (*scep.Identity, error) {
-	if o.Validity < 0 {
-		return nil, fmt.Errorf("file: CAOptions.Validity is negative (%v)", o.Validity)
-	}
 	if err := checkVacant(chain, key); err != nil {
 		return nil, err
 	}
@@ -75,33 +59,9 @@ func CreateCA(chain, key string, o CAOptions) (*scep.Identity, error) {
 		return nil, fmt.Errorf("file: the new key %w", err)
 	}
 
-	now := clock(o.Time)
-	if o.Validity == 0 {
-		o.Validity = 10 * 365 * 24 * time.Hour
-	}
-	if len(o.Subject.ToRDNSequence()) == 0 {
-		o.Subject = pkix.Name{CommonName: "SCEP CA"}
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber:          newSerial(),
-		Subject:               o.Subject,
-		NotBefore:             now.Add(-time.Hour),
-		NotAfter:              now.Add(o.Validity),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-	}
-	if _, ok := priv.(*rsa.PrivateKey); ok {
-		tmpl.KeyUsage |= x509.KeyUsageKeyEncipherment
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, signer.Public(), signer)
+	cert, err := backend.SelfSign(context.Background(), signer, backend.CAOptions{Subject: o.Subject, Validity: o.Validity, Time: o.Time})
 	if err != nil {
-		return nil, fmt.Errorf("file: signing the CA certificate: %w", err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("file: reading the CA certificate just made: %w", err)
+		return nil, fmt.Errorf("file: %w", err)
 	}
 
 	keyPEM, err := encodeKey(priv)
@@ -155,37 +115,20 @@ func exists(name string) (bool, error) {
 }
 
 // generate makes a key.
-func generate(t KeyType) (crypto.Signer, error) {
+func generate(t backend.KeyType) (crypto.Signer, error) {
 	switch t {
-	case RSA2048:
+	case backend.RSA2048:
 		return rsa.GenerateKey(rand.Reader, 2048)
-	case RSA3072:
+	case backend.RSA3072:
 		return rsa.GenerateKey(rand.Reader, 3072)
-	case RSA4096:
+	case backend.RSA4096:
 		return rsa.GenerateKey(rand.Reader, 4096)
-	case P256:
+	case backend.P256:
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case P384:
+	case backend.P384:
 		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	}
 	return nil, fmt.Errorf("file: unknown KeyType %d: %w", t, backend.ErrUnsupported)
-}
-
-// newSerial returns a serial number of 20 bytes, 158 bits of them random. The first byte is
-// neither zero nor needs a sign octet before it: RFC 5280, 4.1.2.2 allows no 21st.
-func newSerial() *big.Int {
-	b := make([]byte, 20)
-	rand.Read(b)
-	b[0] = b[0]&0x3f | 0x40
-	return new(big.Int).SetBytes(b)
-}
-
-// clock returns the time in whole seconds, as certificates have it.
-func clock(now func() time.Time) time.Time {
-	if now == nil {
-		now = time.Now
-	}
-	return now().UTC().Truncate(time.Second)
 }
 
 func encodeKey(key crypto.PrivateKey) ([]byte, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/scepkit/scepkit/backend"
 	"github.com/scepkit/scepkit/backend/file"
 )
 
@@ -44,7 +45,7 @@ func ExampleCreateCA() {
 	defer os.RemoveAll(dir)
 
 	ca, err := file.CreateCA(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"), file.CAOptions{
-		KeyType: file.P384,
+		KeyType: backend.P384,
 		Subject: pkix.Name{Organization: []string{"Example"}, CommonName: "Example Device CA"},
 	})
 	if err != nil {
@@ -57,7 +58,7 @@ func ExampleCreateCA() {
 func ExampleRA() {
 	dir := tempDir()
 	defer os.RemoveAll(dir)
-	ca, err := file.CreateCA(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"), file.CAOptions{KeyType: file.P256})
+	ca, err := file.CreateCA(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"), file.CAOptions{KeyType: backend.P256})
 	if err != nil {
 		log.Fatal(err)
 	}

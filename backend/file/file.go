@@ -1,8 +1,8 @@
 // Package file keeps keys and certificates in PEM files on disk.
 //
 // [Open] opens a key, [CreateCA] makes a CA, and [RA] keeps the certificate and key that open
-// requests where the CA's own key cannot or should not. Whoever can read a key file has the
-// key: use a hardware backend where that matters.
+// requests where the CA's own key cannot or should not. [Driver] does it by URI. Whoever can
+// read a key file has the key: use a hardware backend where that matters.
 //
 // A key file must not be readable by everybody, nor writable by anybody but its owner: 0600,
 // 0400, or 0640 for a group of services. Windows has no such modes, and none are checked there.
@@ -23,9 +23,11 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/backend/internal/custody"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -43,7 +45,7 @@ const maxFile = 1 << 20
 //
 // Nothing is kept open.
 func Open(chain, key string) (*scep.Identity, error) {
-	signer, err := readKey(key)
+	signer, _, err := readKey(key)
 	if err != nil {
 		return nil, err
 	}
@@ -61,32 +63,10 @@ func Open(chain, key string) (*scep.Identity, error) {
 // checkPair reports why the key, read from the file key, and the certificates, read from the
 // file chain, are not an identity.
 func checkPair(id *scep.Identity, chain, key string) error {
-	pub := id.Key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	if !pub.Equal(id.Certificates[0].PublicKey) {
-		for _, cert := range id.Certificates[1:] {
-			if pub.Equal(cert.PublicKey) {
-				return fmt.Errorf("file: the key in %q belongs to the certificate %q; put that one first in %q: %w",
-					key, cert.Subject, chain, backend.ErrMismatch)
-			}
-		}
-		return fmt.Errorf("file: the key in %q does not belong to the certificate %q in %q; name the two files of one pair: %w",
-			key, id.Certificates[0].Subject, chain, backend.ErrMismatch)
-	}
-	for i, cert := range id.Certificates[1:] {
-		if err := checkIssued(id.Certificates[i], cert); err != nil {
-			return fmt.Errorf("file: in %q, certificate %q was not issued by the next one, %q (%v); put each before its issuer: %w",
-				chain, id.Certificates[i].Subject, cert.Subject, err, backend.ErrMismatch)
-		}
+	if err := custody.CheckChain(id.Key.Public(), fmt.Sprintf("key in %q", key), id.Certificates, strconv.Quote(chain)); err != nil {
+		return fmt.Errorf("file: %w", err)
 	}
 	return nil
-}
-
-// checkIssued reports why issuer did not issue cert.
-func checkIssued(cert, issuer *x509.Certificate) error {
-	if !bytes.Equal(cert.RawIssuer, issuer.RawSubject) {
-		return fmt.Errorf("its issuer is named %q", cert.Issuer)
-	}
-	return cert.CheckSignatureFrom(issuer)
 }
 
 // readChain returns the certificates in a PEM file, at least one.
@@ -95,6 +75,15 @@ func readChain(name string) ([]*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
+	certs, err := parseCerts(blocks, name)
+	if err == nil && len(certs) == 0 {
+		err = fmt.Errorf("file: no CERTIFICATE block in %q; name the file that has the certificate of the key: %w", name, backend.ErrNotFound)
+	}
+	return certs, err
+}
+
+// parseCerts returns the certificates in blocks, which are those of the file name.
+func parseCerts(blocks []*pem.Block, name string) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate
 	for _, b := range blocks {
 		if b.Type != "CERTIFICATE" {
@@ -106,17 +95,15 @@ func readChain(name string) ([]*x509.Certificate, error) {
 		}
 		certs = append(certs, cert)
 	}
-	if len(certs) == 0 {
-		return nil, fmt.Errorf("file: no CERTIFICATE block in %q; name the file that has the certificate of the key: %w", name, backend.ErrNotFound)
-	}
 	return certs, nil
 }
 
-// readKey returns the one private key in a PEM file that only few may read.
-func readKey(name string) (crypto.Signer, error) {
+// readKey returns the one private key in a PEM file that only few may read, and all blocks in
+// that file.
+func readKey(name string) (crypto.Signer, []*pem.Block, error) {
 	blocks, err := readPEM(name, "key", true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var found *pem.Block
 	for _, b := range blocks {
@@ -124,15 +111,15 @@ func readKey(name string) (crypto.Signer, error) {
 			continue
 		}
 		if found != nil {
-			return nil, fmt.Errorf("file: more than one private key in %q; leave one in it: %w", name, backend.ErrAmbiguous)
+			return nil, nil, fmt.Errorf("file: more than one private key in %q; leave one in it: %w", name, backend.ErrAmbiguous)
 		}
 		found = b
 	}
 	if found == nil {
-		return nil, fmt.Errorf("file: no PRIVATE KEY block in %q; name the file that has the key: %w", name, backend.ErrNotFound)
+		return nil, nil, fmt.Errorf("file: no PRIVATE KEY block in %q; name the file that has the key: %w", name, backend.ErrNotFound)
 	}
 	if found.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(found.Headers["Proc-Type"], "ENCRYPTED") {
-		return nil, fmt.Errorf("file: the key in %q is encrypted; decrypt it with `openssl pkey -in %s -out NEW` under umask 077: %w",
+		return nil, nil, fmt.Errorf("file: the key in %q is encrypted; decrypt it with `openssl pkey -in %s -out NEW` under umask 077: %w",
 			name, name, backend.ErrUnsupported)
 	}
 
@@ -145,17 +132,17 @@ func readKey(name string) (crypto.Signer, error) {
 	case "EC PRIVATE KEY":
 		key, err = x509.ParseECPrivateKey(found.Bytes)
 	default:
-		return nil, fmt.Errorf("file: %q has a %s; convert it to PKCS #8: %w", name, found.Type, backend.ErrUnsupported)
+		return nil, nil, fmt.Errorf("file: %q has a %s; convert it to PKCS #8: %w", name, found.Type, backend.ErrUnsupported)
 	}
 	if err != nil {
 		// The error does not tell bytes of the key.
-		return nil, fmt.Errorf("file: the key in %q cannot be read (%w); restore it from a backup, or check it with `openssl pkey -in %s -check -noout`", name, err, name)
+		return nil, nil, fmt.Errorf("file: the key in %q cannot be read (%w); restore it from a backup, or check it with `openssl pkey -in %s -check -noout`", name, err, name)
 	}
 	signer, err := newKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("file: the key in %q %w", name, err)
+		return nil, nil, fmt.Errorf("file: the key in %q %w", name, err)
 	}
-	return signer, nil
+	return signer, blocks, nil
 }
 
 // newKey wraps a key of the standard library, or says what is wrong with it.

@@ -10,9 +10,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
-	_ "crypto/sha1" // for checkDigest and OAEP
-	_ "crypto/sha256"
-	_ "crypto/sha512"
 	"crypto/subtle"
 	"errors"
 	"fmt"
@@ -20,6 +17,7 @@ import (
 	"log/slog"
 
 	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/backend/internal/custody"
 )
 
 // hide puts a key where fmt does not find it: it prints what unexported fields point to without
@@ -33,8 +31,8 @@ func (k *rsaKey) Public() crypto.PublicKey { return k.key().Public() }
 
 // Sign signs a digest by PKCS #1 v1.5, or by PSS if opts says so. The io.Reader is not used.
 func (k *rsaKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if err := checkDigest(digest, opts); err != nil {
-		return nil, err
+	if err := custody.CheckDigest(k.Public(), digest, opts); err != nil {
+		return nil, fmt.Errorf("file: %w", err)
 	}
 	// Both verify their result: crypto/rsa does so in all CRT arithmetic for signatures.
 	if pss, ok := opts.(*rsa.PSSOptions); ok {
@@ -113,8 +111,8 @@ func (k *ecdsaKey) Public() crypto.PublicKey { return k.key().Public() }
 
 // Sign signs a digest. The io.Reader is not used.
 func (k *ecdsaKey) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if err := checkDigest(digest, opts); err != nil {
-		return nil, err
+	if err := custody.CheckDigest(k.Public(), digest, opts); err != nil {
+		return nil, fmt.Errorf("file: %w", err)
 	}
 	sig, err := ecdsa.SignASN1(rand.Reader, k.key(), digest)
 	if err != nil {
@@ -141,11 +139,8 @@ func (k *ed25519Key) Public() crypto.PublicKey { return k.key().Public() }
 
 // Sign signs a message, not a digest: opts.HashFunc must be 0. The io.Reader is not used.
 func (k *ed25519Key) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if opts == nil || opts.HashFunc() != 0 {
-		return nil, fmt.Errorf("file: an Ed25519 key signs messages, not digests; use crypto.Hash(0): %w", backend.ErrUnsupported)
-	}
-	if o, ok := opts.(*ed25519.Options); ok && o.Context != "" {
-		return nil, fmt.Errorf("file: Ed25519 with a context is not used in certificates: %w", backend.ErrUnsupported)
+	if err := custody.CheckDigest(k.Public(), message, opts); err != nil {
+		return nil, fmt.Errorf("file: %w", err)
 	}
 	sig := ed25519.Sign(k.key(), message)
 	if !ed25519.Verify(k.key().Public().(ed25519.PublicKey), message, sig) {
@@ -164,35 +159,12 @@ func (k *ed25519Key) SignContext(ctx context.Context, r io.Reader, message []byt
 
 var errFault = errors.New("file: the signature just made does not verify; key or machine is faulty")
 
-// checkDigest reports whether digest is one that opts can be about.
-func checkDigest(digest []byte, opts crypto.SignerOpts) error {
-	if opts == nil {
-		return fmt.Errorf("file: no hash given; use SHA-256, SHA-384 or SHA-512: %w", backend.ErrUnsupported)
-	}
-	hash := opts.HashFunc()
-	if !knownHash(hash) {
-		return fmt.Errorf("file: hash %v; use SHA-256, SHA-384 or SHA-512: %w", hash, backend.ErrUnsupported)
-	}
-	if len(digest) != hash.Size() {
-		return fmt.Errorf("file: digest has %d bytes; %v has %d", len(digest), hash, hash.Size())
-	}
-	return nil
-}
-
 // checkOAEP reports whether opts name hashes that are there: others would panic.
 func checkOAEP(opts *rsa.OAEPOptions) error {
-	if !knownHash(opts.Hash) || opts.MGFHash != 0 && !knownHash(opts.MGFHash) {
+	if !custody.KnownHash(opts.Hash) || opts.MGFHash != 0 && !custody.KnownHash(opts.MGFHash) {
 		return fmt.Errorf("file: OAEP with %v and %v; use SHA-1, SHA-256, SHA-384 or SHA-512: %w", opts.Hash, opts.MGFHash, backend.ErrUnsupported)
 	}
 	return nil
-}
-
-func knownHash(h crypto.Hash) bool {
-	switch h {
-	case crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512:
-		return true
-	}
-	return false
 }
 
 const redacted = "[redacted]"

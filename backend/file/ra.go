@@ -3,13 +3,9 @@ package file
 import (
 	"cmp"
 	"context"
-	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +18,7 @@ import (
 	"time"
 
 	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/backend/internal/custody"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -67,26 +64,22 @@ func RA(ctx context.Context, ca scep.CA, dir string, o RAOptions) (ra *scep.Iden
 	default:
 		return nil, nil, fmt.Errorf("file: RAOptions.KeyBits is %d; use 2048, 3072 or 4096: %w", o.KeyBits, backend.ErrUnsupported)
 	}
-	if o.Validity == 0 {
-		o.Validity = 365 * 24 * time.Hour
+	if o.Time == nil {
+		o.Time = time.Now
 	}
-	if o.Validity < time.Hour {
-		return nil, nil, fmt.Errorf("file: RAOptions.Validity is %v; use an hour or more", o.Validity)
+	now := o.Time() // one for all that follows
+	options := backend.RAOptions{Validity: o.Validity, Time: func() time.Time { return now }}
+	if _, err := backend.RADue(nil, nil, options); err != nil { // without a certificate one is due, if the options are right
+		return nil, nil, fmt.Errorf("file: %w", err)
 	}
 	chain, err := ca.Chain(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("file: RA: asking the CA for its chain: %w", err)
 	}
-	if len(chain) == 0 || !chain[0].IsCA {
-		return nil, nil, fmt.Errorf("file: RA: the CA has no CA certificate, which an RA certificate could be issued under: %w", backend.ErrMismatch)
+	if err := custody.CheckCA(chain, now); err != nil {
+		return nil, nil, fmt.Errorf("file: RA: %w", err)
 	}
-	r := &raDir{dir: dir, ca: ca, chain: chain, o: o, now: clock(o.Time), link: os.Link}
-	switch issuer := chain[0]; {
-	case r.now.After(issuer.NotAfter):
-		return nil, nil, fmt.Errorf("file: RA: the CA certificate %q ended on %v; renew it", issuer.Subject, issuer.NotAfter)
-	case r.now.Before(issuer.NotBefore):
-		return nil, nil, fmt.Errorf("file: RA: the CA certificate %q begins on %v; set the clock", issuer.Subject, issuer.NotBefore)
-	}
+	r := &raDir{dir: dir, ca: ca, chain: chain, bits: o.KeyBits, o: options, now: now, link: os.Link}
 	if err := r.prepare(); err != nil {
 		return nil, nil, err
 	}
@@ -99,7 +92,11 @@ func RA(ctx context.Context, ca scep.CA, dir string, o RAOptions) (ra *scep.Iden
 		if err != nil {
 			return nil, nil, err
 		}
-		if i := slices.IndexFunc(gens, r.usable); i >= 0 {
+		i, err := r.choose(gens)
+		if err != nil {
+			return nil, nil, err
+		}
+		if i >= 0 {
 			ra = &scep.Identity{Certificates: append(gens[i].id.Certificates[:1:1], chain...), Key: gens[i].id.Key}
 			for j, g := range gens {
 				if j != i && r.now.Before(g.id.Certificate().NotAfter.Add(ignoreAfter)) {
@@ -124,7 +121,8 @@ type raDir struct {
 	dir   string
 	ca    scep.CA
 	chain []*x509.Certificate
-	o     RAOptions
+	bits  int // RAOptions.KeyBits
+	o     backend.RAOptions
 	now   time.Time
 	link  func(from, to string) error // as writeNew has it
 }
@@ -211,31 +209,27 @@ func (r *raDir) open(ctx context.Context, name string) (*scep.Identity, error) {
 	return id, nil
 }
 
-// usable reports whether g is as good as a new one would be.
-func (r *raDir) usable(g generation) bool {
-	cert := g.id.Certificate()
-	if r.now.Before(cert.NotBefore) || r.now.After(cert.NotAfter) || checkIssued(cert, r.chain[0]) != nil {
-		return false
+// choose returns the index of the first generation that is as good as a new one would be, or -1.
+func (r *raDir) choose(gens []generation) (int, error) {
+	for i, g := range gens {
+		cert := g.id.Certificate()
+		if r.bits != 0 && cert.PublicKey.(*rsa.PublicKey).N.BitLen() != r.bits {
+			continue
+		}
+		due, err := backend.RADue(cert, r.chain[0], r.o)
+		if err != nil {
+			return 0, fmt.Errorf("file: %w", err)
+		}
+		if !due {
+			return i, nil
+		}
 	}
-	if r.o.KeyBits != 0 && cert.PublicKey.(*rsa.PublicKey).N.BitLen() != r.o.KeyBits {
-		return false
-	}
-	third := cert.NotAfter.Sub(cert.NotBefore) / 3
-	return r.now.Before(cert.NotAfter.Add(-third)) || !cert.NotAfter.Before(r.end()) // a new one would not last longer
-}
-
-// end returns when a new certificate would end.
-func (r *raDir) end() time.Time {
-	end := r.now.Add(r.o.Validity)
-	if limit := r.chain[0].NotAfter; end.After(limit) {
-		return limit
-	}
-	return end
+	return -1, nil
 }
 
 // issue makes a generation. If another made it first, the error wraps fs.ErrExist.
 func (r *raDir) issue(ctx context.Context, number uint64) error {
-	bits := r.o.KeyBits
+	bits := r.bits
 	if bits == 0 {
 		bits = 2048
 	}
@@ -246,17 +240,9 @@ func (r *raDir) issue(ctx context.Context, number uint64) error {
 	if err != nil {
 		return fmt.Errorf("file: RA: making a key: %w", err)
 	}
-	tmpl, err := r.template(key.Public())
+	cert, err := backend.IssueRA(ctx, r.ca, key.Public(), r.o)
 	if err != nil {
-		return err
-	}
-	asked := *tmpl // a CA may have its own idea of it
-	cert, err := r.ca.Sign(ctx, &asked, key.Public())
-	if err != nil {
-		return fmt.Errorf("file: RA: having the certificate signed: %w", err)
-	}
-	if err := r.checkSigned(cert, tmpl, &key.PublicKey); err != nil {
-		return fmt.Errorf("file: RA: the CA signed a certificate that does not do: %w", err)
+		return fmt.Errorf("file: %w", err)
 	}
 	keyPEM, err := encodeKey(key)
 	if err != nil {
@@ -265,67 +251,6 @@ func (r *raDir) issue(ctx context.Context, number uint64) error {
 	data := append(keyPEM, encodeCerts(append([]*x509.Certificate{cert}, r.chain...)...)...)
 	if err := writeNew(r.name(number), data, 0o600, r.link); err != nil {
 		return fmt.Errorf("file: RA: %w", err)
-	}
-	return nil
-}
-
-// template returns the certificate that is asked for.
-func (r *raDir) template(pub crypto.PublicKey) (*x509.Certificate, error) {
-	issuer := r.chain[0]
-	spki, err := x509.MarshalPKIXPublicKey(pub)
-	if err != nil {
-		return nil, fmt.Errorf("file: RA: encoding the key: %w", err)
-	}
-	var info struct {
-		Algorithm pkix.AlgorithmIdentifier
-		Key       asn1.BitString
-	}
-	if _, err := asn1.Unmarshal(spki, &info); err != nil {
-		return nil, fmt.Errorf("file: RA: encoding the key: %w", err)
-	}
-	keyID := sha256.Sum256(info.Key.Bytes) // RFC 7093, 2, method 1
-
-	start := r.now.Add(-10 * time.Minute)
-	if start.Before(issuer.NotBefore) {
-		start = issuer.NotBefore
-	}
-	// No extended key usage: clients tell by the key usage which certificate to use for what.
-	return &x509.Certificate{
-		SerialNumber:          newSerial(),
-		Subject:               pkix.Name{CommonName: raName(issuer.Subject.CommonName)},
-		NotBefore:             start,
-		NotAfter:              r.end(),
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
-		BasicConstraintsValid: true,
-		SubjectKeyId:          keyID[:20],
-		AuthorityKeyId:        issuer.SubjectKeyId,
-	}, nil
-}
-
-// raName returns the common name of an RA for the CA of that name. A common name has at most 64
-// characters (RFC 5280, appendix A.1).
-func raName(ca string) string {
-	const suffix = " SCEP RA"
-	if r := []rune(ca); len(r) > 64-len(suffix) {
-		ca = string(r[:64-len(suffix)])
-	}
-	return strings.TrimSpace(strings.TrimSpace(ca) + suffix)
-}
-
-// checkSigned reports what is wrong with cert, which was to be like tmpl.
-func (r *raDir) checkSigned(cert, tmpl *x509.Certificate, pub *rsa.PublicKey) error {
-	if err := checkIssued(cert, r.chain[0]); err != nil {
-		return fmt.Errorf("it is not issued by %q: %w", r.chain[0].Subject, err)
-	}
-	switch {
-	case !pub.Equal(cert.PublicKey):
-		return errors.New("it is for another key")
-	case cert.IsCA:
-		return errors.New("it is a CA certificate")
-	case cert.KeyUsage != tmpl.KeyUsage:
-		return errors.New("its key usage is not digitalSignature and keyEncipherment")
-	case !cert.NotBefore.Equal(tmpl.NotBefore) || !cert.NotAfter.Equal(tmpl.NotAfter):
-		return fmt.Errorf("it is valid from %v to %v; asked for was %v to %v", cert.NotBefore, cert.NotAfter, tmpl.NotBefore, tmpl.NotAfter)
 	}
 	return nil
 }

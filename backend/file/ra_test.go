@@ -38,7 +38,7 @@ func at(d time.Duration) func() time.Time { return func() time.Time { return epo
 func testCA(t *testing.T, o CAOptions) *scep.Identity {
 	t.Helper()
 	chain, key := caFiles(t)
-	o.Time, o.KeyType = at(0), P256
+	o.Time, o.KeyType = at(0), backend.P256
 	id, err := CreateCA(chain, key, o)
 	if err != nil {
 		t.Fatal(err)
@@ -228,9 +228,6 @@ func TestRAOptions(t *testing.T) {
 	if cn := []rune(small.Certificate().Subject.CommonName); len(cn) != 64 || !strings.HasSuffix(string(cn), "ä SCEP RA") {
 		t.Errorf("name is %q", string(cn))
 	}
-	if raName("") != "SCEP RA" {
-		t.Errorf("name is %q", raName(""))
-	}
 	large, past := getRA(t, ca, dir, 0, RAOptions{KeyBits: 3072})
 	if n := large.Certificate().PublicKey.(*rsa.PublicKey).N.BitLen(); n != 3072 || len(past) != 1 {
 		t.Errorf("%d bits, %d past", n, len(past))
@@ -366,7 +363,7 @@ func TestRAConcurrent(t *testing.T) {
 			var wg sync.WaitGroup
 			for i := range 4 {
 				wg.Go(func() {
-					r := &raDir{dir: dir, ca: ca, chain: ca.Certificates, now: epoch, link: link, o: RAOptions{Validity: day}}
+					r := &raDir{dir: dir, ca: ca, chain: ca.Certificates, now: epoch, link: link, o: backend.RAOptions{Validity: day, Time: at(0)}}
 					if err := r.issue(t.Context(), 1); err != nil && !errors.Is(err, fs.ErrExist) {
 						t.Errorf("%d: %v", i, err)
 					}
@@ -400,7 +397,7 @@ func TestRAConcurrent(t *testing.T) {
 func TestRAProcesses(t *testing.T) {
 	home := t.TempDir()
 	chain, key := filepath.Join(home, "ca.pem"), filepath.Join(home, "ca.key")
-	if _, err := CreateCA(chain, key, CAOptions{KeyType: P256}); err != nil {
+	if _, err := CreateCA(chain, key, CAOptions{KeyType: backend.P256}); err != nil {
 		t.Fatal(err)
 	}
 	for _, after := range []time.Duration{0, 300 * day} {
@@ -436,7 +433,7 @@ func TestMain(m *testing.M) {
 	chain, key := filepath.Join(home, "ca.pem"), filepath.Join(home, "ca.key")
 	switch os.Getenv("FILE_TEST_CHILD") {
 	case "create":
-		must(CreateCA(chain, key, CAOptions{KeyType: P256}))
+		must(CreateCA(chain, key, CAOptions{KeyType: backend.P256}))
 	case "ra":
 		after := must(time.ParseDuration(os.Getenv("FILE_TEST_AFTER")))
 		ra, past, err := RA(context.Background(), must(Open(chain, key)), filepath.Join(home, "ra"),

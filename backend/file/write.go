@@ -16,21 +16,47 @@ import (
 //
 // The file is written under another name and then linked to its own, so that it is there whole
 // or not at all. A crash may leave the other name behind: .NAME-*.tmp, which nothing reads.
-func writeNew(name string, data []byte, mode fs.FileMode, link func(from, to string) error) (err error) {
-	dir, base := filepath.Split(name)
-	if dir == "" {
-		dir = "."
+func writeNew(name string, data []byte, mode fs.FileMode, link func(from, to string) error) error {
+	temp, err := writeTemp(name, data, mode)
+	if err != nil {
+		return err
 	}
-	f, err := os.CreateTemp(dir, "."+base+"-*.tmp") // mode 0600
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no directory %q; make it first: %w", dir, err)
+	defer os.Remove(temp)
+	err = link(temp, name)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		err = placeOver(temp, name)
 	}
 	if err != nil {
 		return err
 	}
-	temp := f.Name()
-	defer os.Remove(temp)
+	if err := syncDir(filepath.Dir(name)); err != nil {
+		return errors.Join(err, os.Remove(name))
+	}
+	return nil
+}
 
+// replace is writeNew for a file that may exist: then it is the old one until it is the new one.
+func replace(name string, data []byte, mode fs.FileMode) error {
+	temp, err := writeTemp(name, data, mode)
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(temp, name); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return syncDir(filepath.Dir(name))
+}
+
+// writeTemp writes data to a new file beside name, has it on disk, and returns its name.
+func writeTemp(name string, data []byte, mode fs.FileMode) (temp string, err error) {
+	dir, base := filepath.Dir(name), filepath.Base(name)
+	f, err := os.CreateTemp(dir, "."+base+"-*.tmp") // mode 0600
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("there is no directory %q; make it first: %w", dir, err)
+	}
+	if err != nil {
+		return "", err
+	}
 	_, err = f.Write(data)
 	if err == nil && mode != 0o600 {
 		err = f.Chmod(mode)
@@ -39,20 +65,9 @@ func writeNew(name string, data []byte, mode fs.FileMode, link func(from, to str
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return err
+		return "", errors.Join(err, os.Remove(f.Name()))
 	}
-
-	err = link(temp, name)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		err = placeOver(temp, name)
-	}
-	if err != nil {
-		return err
-	}
-	if err := syncDir(dir); err != nil {
-		return errors.Join(err, os.Remove(name))
-	}
-	return nil
+	return f.Name(), nil
 }
 
 // placeOver renames temp to name where the file system has no links. Rename overwrites, so an

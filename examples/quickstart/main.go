@@ -23,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/scepkit/scepkit/backend"
 	"github.com/scepkit/scepkit/backend/file"
 	"github.com/scepkit/scepkit/challenge"
 	"github.com/scepkit/scepkit/depot"
@@ -132,12 +133,9 @@ func run(ctx context.Context, o options) error {
 // identities opens the CA in the folder, or makes one, and the RA that a CA needs whose key
 // cannot decrypt.
 func identities(ctx context.Context, o options) (ca, ra *scep.Identity, past []*scep.Identity, err error) {
-	kinds := map[string]file.KeyType{
-		"rsa2048": file.RSA2048, "rsa3072": file.RSA3072, "rsa4096": file.RSA4096, "p256": file.P256, "p384": file.P384,
-	}
-	kind, ok := kinds[o.caKey]
-	if !ok {
-		return nil, nil, nil, fmt.Errorf("-ca-key %q: use rsa2048, rsa3072, rsa4096, p256 or p384", o.caKey)
+	kind, err := backend.ParseKeyType(o.caKey)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("-ca-key: %w", err)
 	}
 	chain, key := filepath.Join(o.dir, "ca.pem"), filepath.Join(o.dir, "ca.key")
 	if _, err = os.Stat(chain); errors.Is(err, fs.ErrNotExist) {
