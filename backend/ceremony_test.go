@@ -186,6 +186,11 @@ func TestIssueRA(t *testing.T) {
 		t.Errorf("valid from %v to %v", cert.NotBefore, cert.NotAfter)
 	}
 
+	nameless := testCA(t, backend.CAOptions{Subject: pkix.Name{Organization: []string{"Example"}}})
+	if cert := must(backend.IssueRA(t.Context(), nameless, rsaTestKey().Public(), backend.RAOptions{Time: at(0)})); cert.Subject.String() != "CN=SCEP RA" {
+		t.Errorf("name is %s", cert.Subject)
+	}
+
 	small := must(rsa.GenerateKey(rand.Reader, 1024))
 	leaf := &scep.Identity{Certificates: []*x509.Certificate{cert}, Key: rsaTestKey()}
 	for _, tt := range []struct {

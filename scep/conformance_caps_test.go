@@ -187,17 +187,17 @@ func TestConformanceCAC(t *testing.T) {
 	sub := newSubCA(t, ca)
 	ra := newRA(t, sub)
 	responder := newRA(t, sub, sceptest.RSA(4))
-	single := newServer(t, scep.Config{CA: ca})
+	single := sceptest.NewServer(t, scep.Config{CA: ca})
 	servers := map[string]*sceptest.Server{
 		"single":    single,
-		"sub":       newServer(t, scep.Config{CA: sub}),
-		"ra":        newServer(t, scep.Config{CA: sub, RA: ra}),
-		"root ra":   newServer(t, scep.Config{CA: ca, RA: newRA(t, ca)}),
-		"responder": newServer(t, scep.Config{CA: sub, RA: ra, Responder: responder}),
-		"ec":        newServer(t, scep.Config{CA: newCA(t, sceptest.P256())}),
-		"issuer":    newServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainIssuer}),
-		"full":      newServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainFull}),
-		"one ra":    newServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainSingle}),
+		"sub":       sceptest.NewServer(t, scep.Config{CA: sub}),
+		"ra":        sceptest.NewServer(t, scep.Config{CA: sub, RA: ra}),
+		"root ra":   sceptest.NewServer(t, scep.Config{CA: ca, RA: newRA(t, ca)}),
+		"responder": sceptest.NewServer(t, scep.Config{CA: sub, RA: ra, Responder: responder}),
+		"ec":        sceptest.NewServer(t, scep.Config{CA: newCA(t, sceptest.P256())}),
+		"issuer":    sceptest.NewServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainIssuer}),
+		"full":      sceptest.NewServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainFull}),
+		"one ra":    sceptest.NewServer(t, scep.Config{CA: sub, RA: ra, Chain: scep.ChainSingle}),
 	}
 	certs := func(t *testing.T, name string) []*x509.Certificate {
 		t.Helper()

@@ -82,11 +82,14 @@ func newRA(t testing.TB, ca *scep.Identity, key ...crypto.Signer) *scep.Identity
 	return sceptest.NewRA(t, ca, keysOf(t, raKeysVariable, 1, key)...)
 }
 
-// newServer is sceptest.NewServer with a CA of newCA.
+// newServer is sceptest.NewServer with a CA of newCA and, where raKeysVariable is set, an RA.
 func newServer(t testing.TB, c scep.Config) *sceptest.Server {
 	t.Helper()
 	if c.CA == nil {
 		c.CA = newCA(t)
+	}
+	if ca, ok := c.CA.(*scep.Identity); ok && c.RA == nil && os.Getenv(raKeysVariable) != "" {
+		c.RA = newRA(t, ca)
 	}
 	return sceptest.NewServer(t, c)
 }

@@ -112,7 +112,7 @@ func (c clause) run(t *testing.T, h Harness, promptly time.Duration) error {
 	defer cancel()
 	id := h.Open(t)
 	if id == nil || id.Key == nil {
-		return errors.New("Open returned no identity")
+		return errors.New("no identity came from Harness.Open")
 	}
 	b := &bench{id, h, t, promptly}
 	done := make(chan error, 1)

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 SCEP devices send PKCS #1 v1.5
+
 package backendtest
 
 import (

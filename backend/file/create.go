@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/backend/internal/custody"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -68,10 +69,10 @@ func CreateCA(chain, key string, o CAOptions) (*scep.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeNew(key, keyPEM, 0o600, os.Link); err != nil {
+	if err := custody.WriteNew(key, keyPEM, 0o600, os.Link); err != nil {
 		return nil, fmt.Errorf("file: writing the CA key: %w", err)
 	}
-	if err := writeNew(chain, encodeCerts(cert), 0o644, os.Link); err != nil {
+	if err := custody.WriteNew(chain, encodeCerts(cert), 0o644, os.Link); err != nil {
 		// Nobody has seen what this key signed.
 		return nil, errors.Join(fmt.Errorf("file: writing the CA certificate: %w", err), os.Remove(key))
 	}

@@ -1,7 +1,6 @@
 package file
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -220,41 +219,6 @@ func TestCreateCACleansUp(t *testing.T) {
 
 func noLink(from, to string) error {
 	return &os.LinkError{Op: "link", Old: from, New: to, Err: syscall.EPERM}
-}
-
-func TestWriteNew(t *testing.T) {
-	links := map[string]func(string, string) error{"link": os.Link, "no links": noLink}
-	for name, link := range links {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			file := filepath.Join(dir, "f")
-			var wg sync.WaitGroup
-			var mu sync.Mutex
-			var winner []byte
-			for i := range 32 {
-				wg.Go(func() {
-					data := bytes.Repeat([]byte{byte(i)}, 4096)
-					err := writeNew(file, data, 0o600, link)
-					if err != nil && !errors.Is(err, fs.ErrExist) {
-						t.Error(err)
-					}
-					if err == nil {
-						mu.Lock()
-						defer mu.Unlock()
-						if winner != nil {
-							t.Error("two wrote the file")
-						}
-						winner = data
-					}
-				})
-			}
-			wg.Wait()
-			if got := must(os.ReadFile(file)); winner == nil || !bytes.Equal(got, winner) {
-				t.Error("the file is not what the winner wrote")
-			}
-			onlyFiles(t, dir, "f")
-		})
-	}
 }
 
 // A process killed at any moment leaves nothing, a key that the next call speaks of, or a CA

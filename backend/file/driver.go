@@ -1,7 +1,6 @@
 package file
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -11,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/backend/internal/custody"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -92,14 +92,14 @@ func (Driver) Create(ctx context.Context, u *backend.URI, spec backend.Spec) (*b
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("file: making a key: %w", err)
 	}
-	if err := writeNew(name, data, 0o600, os.Link); err != nil {
+	if err := custody.WriteNew(name, data, 0o600, os.Link); err != nil {
 		return nil, fmt.Errorf("file: writing the key: %w", err)
 	}
 	return describe(&scep.Identity{Key: signer}, name)
 }
 
 // Import implements [backend.Driver].
-func (Driver) Import(ctx context.Context, u *backend.URI, certs []*x509.Certificate, over bool) error {
+func (Driver) Import(ctx context.Context, u *backend.URI, certs []*x509.Certificate, replace bool) error {
 	name, chain, err := names(ctx, u)
 	if err != nil {
 		return err
@@ -107,22 +107,8 @@ func (Driver) Import(ctx context.Context, u *backend.URI, certs []*x509.Certific
 	if chain == "" {
 		return fmt.Errorf("file: the URI does not say where the certificates of %q belong; name a file with ?chain=: %w", name, backend.ErrUnsupported)
 	}
-	there, err := exists(chain)
-	switch {
-	case err != nil:
-		return err
-	case !there:
-		err = writeNew(chain, encodeCerts(certs...), 0o644, os.Link)
-	case !over:
-		return fmt.Errorf("file: there is a file %q; replace it if that is meant, or name another: %w", chain, fs.ErrExist)
-	default:
-		if err := onlyCerts(chain); err != nil {
-			return err
-		}
-		err = replace(chain, encodeCerts(certs...), 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("file: writing the certificates: %w", err)
+	if err := custody.WriteChain(chain, certs, replace); err != nil {
+		return fmt.Errorf("file: %w", err)
 	}
 	return nil
 }
@@ -143,25 +129,6 @@ func names(ctx context.Context, u *backend.URI) (name, chain string, err error) 
 		return "", "", fmt.Errorf("file: key and certificates would both be %q; leave chain= out if they are, or name two files", name)
 	}
 	return name, chain, nil
-}
-
-// onlyCerts reports why the file name must not be replaced by certificates.
-func onlyCerts(name string) error {
-	info, err := os.Stat(name)
-	if err != nil {
-		return fmt.Errorf("file: %w", err)
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return fmt.Errorf("file: %q is not a file of certificates; it is not replaced", name)
-	}
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return fmt.Errorf("file: %w", err)
-	}
-	if bytes.Contains(data, []byte("PRIVATE KEY")) {
-		return fmt.Errorf("file: there is a private key in %q; it is not replaced", name)
-	}
-	return nil
 }
 
 // describe returns id, whose key is in the file name.

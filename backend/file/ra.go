@@ -124,7 +124,7 @@ type raDir struct {
 	bits  int // RAOptions.KeyBits
 	o     backend.RAOptions
 	now   time.Time
-	link  func(from, to string) error // as writeNew has it
+	link  func(from, to string) error // as custody.WriteNew has it
 }
 
 // A generation is a file in the directory.
@@ -137,7 +137,7 @@ type generation struct {
 func (r *raDir) prepare() error {
 	err := os.Mkdir(r.dir, 0o700)
 	if err == nil {
-		err = syncDir(filepath.Dir(r.dir))
+		err = custody.SyncDir(filepath.Dir(r.dir))
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("file: RA: making the directory: %w", err)
@@ -184,7 +184,7 @@ func (r *raDir) read(ctx context.Context) ([]generation, error) {
 
 // open opens one generation.
 func (r *raDir) open(ctx context.Context, name string) (*scep.Identity, error) {
-	// Without links (see placeOver) a file is empty for a moment.
+	// Without links (see custody.WriteNew) a file is empty for a moment.
 	for range 20 {
 		info, err := os.Stat(name)
 		if err != nil {
@@ -249,7 +249,7 @@ func (r *raDir) issue(ctx context.Context, number uint64) error {
 		return err
 	}
 	data := append(keyPEM, encodeCerts(append([]*x509.Certificate{cert}, r.chain...)...)...)
-	if err := writeNew(r.name(number), data, 0o600, r.link); err != nil {
+	if err := custody.WriteNew(r.name(number), data, 0o600, r.link); err != nil {
 		return fmt.Errorf("file: RA: %w", err)
 	}
 	return nil

@@ -257,6 +257,8 @@ func (m *module) ready(ctx context.Context, t *token) error {
 		switch {
 		case t.closed:
 			return errClosed
+		case m.settling && m.overdue > 0:
+			return m.hangs()
 		case m.settling:
 			if err := m.await(ctx); err != nil {
 				return err
@@ -282,12 +284,12 @@ var errClosed = fmt.Errorf("token was closed: %w", backend.ErrUnavailable)
 func (m *module) reopen(ctx context.Context, t *token, generation uint64, cause error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.settling {
+	for m.settling && m.overdue == 0 {
 		if err := m.await(ctx); err != nil {
 			return err
 		}
 	}
-	if m.generation == generation && t.ctx != nil {
+	if !m.settling && m.generation == generation && t.ctx != nil {
 		if m.overdue > 0 {
 			return m.hangs()
 		}
@@ -309,7 +311,12 @@ func (m *module) settle(again bool) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		defer m.wake()
-		defer func() { m.settling = false }()
+		defer func() {
+			m.settling = false
+			if slices.ContainsFunc(m.tokens, func(t *token) bool { return t.closed && t.ctx != nil }) && m.overdue == 0 {
+				m.settle(false) // closed meanwhile
+			}
+		}()
 		for m.calls > 0 && m.overdue == 0 {
 			_ = m.await(context.Background()) // begin's timer bounds it
 		}

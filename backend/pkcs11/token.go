@@ -249,10 +249,13 @@ func (t *token) login(ctx context.Context, pin scep.Secret) error {
 	m := t.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for m.settling {
+	for m.settling && m.overdue == 0 {
 		if err := m.await(ctx); err != nil {
 			return err
 		}
+	}
+	if m.settling {
+		return fmt.Errorf("pkcs11: %w", m.hangs())
 	}
 	if t.refusal == nil {
 		return fmt.Errorf("pkcs11: the PIN of %s was not refused, so there is nothing to log in to", t.c.String())
@@ -310,6 +313,8 @@ func (t *token) close() error {
 	defer cancel()
 	for {
 		switch {
+		case m.settling && m.overdue > 0:
+			return fmt.Errorf("pkcs11: closing %s: %w", t.c.String(), m.hangs())
 		case m.settling:
 			if err := m.await(ctx); err != nil {
 				return fmt.Errorf("pkcs11: closing %s: %w", t.c.String(), m.hangs())

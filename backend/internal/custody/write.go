@@ -32,7 +32,7 @@ func WriteNew(name string, data []byte, mode fs.FileMode, link func(from, to str
 	if err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(name)); err != nil {
+	if err := SyncDir(filepath.Dir(name)); err != nil {
 		return errors.Join(err, os.Remove(name))
 	}
 	return nil
@@ -47,7 +47,7 @@ func Replace(name string, data []byte, mode fs.FileMode) error {
 	if err := os.Rename(temp, name); err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
-	return syncDir(filepath.Dir(name))
+	return SyncDir(filepath.Dir(name))
 }
 
 // writeTemp writes data to a new file beside name, has it on disk, and returns its name.
@@ -89,8 +89,8 @@ func placeOver(temp, name string) error {
 	return nil
 }
 
-// syncDir has the names in dir on disk.
-func syncDir(dir string) error {
+// SyncDir has the names in dir on disk.
+func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" { // which has no such thing, and needs none
 		return nil
 	}
@@ -106,7 +106,7 @@ func syncDir(dir string) error {
 }
 
 // WriteChain writes certificates to a PEM file. If the file exists the error wraps fs.ErrExist,
-// unless replace is true.
+// unless replace is true; one with a private key in it is never replaced.
 func WriteChain(name string, certs []*x509.Certificate, replace bool) error {
 	var b bytes.Buffer
 	for _, cert := range certs {
@@ -116,12 +116,40 @@ func WriteChain(name string, certs []*x509.Certificate, replace bool) error {
 	}
 	var err error
 	if replace {
+		if err := replaceable(name); err != nil {
+			return err
+		}
 		err = Replace(name, b.Bytes(), 0o644)
 	} else {
 		err = WriteNew(name, b.Bytes(), 0o644, os.Link)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return fmt.Errorf("there is a file %q; replace it if that is meant, or name another: %w", name, fs.ErrExist)
+	case err != nil:
 		return fmt.Errorf("writing certificates to %q: %w", name, err)
+	}
+	return nil
+}
+
+// replaceable reports why a file, if it exists, must not be replaced by certificates.
+func replaceable(name string) error {
+	info, err := os.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() || info.Size() > 1<<20 {
+		return fmt.Errorf("%q is not a file of certificates; it is not replaced", name)
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	if bytes.Contains(data, []byte("PRIVATE KEY")) {
+		return fmt.Errorf("there is a private key in %q; it is not replaced", name)
 	}
 	return nil
 }
