@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/scepkit/scepkit/backend/internal/custody"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -63,7 +64,7 @@ func RA(ctx context.Context, ca scep.CA, uri string, kind KeyType, o RAOptions, 
 			break // where the token itself is missing, Create says so
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("backend: RA: %w", err)
+			return nil, nil, err
 		}
 		all = append([]*Key{k}, all...)
 		if len(k.Certificates) > 0 {
@@ -83,7 +84,7 @@ func RA(ctx context.Context, ca scep.CA, uri string, kind KeyType, o RAOptions, 
 	if due {
 		k, err := Create(ctx, name(next), Spec{KeyType: kind, Decrypt: true}, drivers...)
 		if err != nil {
-			return nil, nil, fmt.Errorf("backend: RA: %w", err)
+			return nil, nil, err
 		}
 		all = append([]*Key{k}, all...)
 		if err := certify(ctx, ca, chain, k, name(next), o, drivers); err != nil {
@@ -96,6 +97,12 @@ func RA(ctx context.Context, ca scep.CA, uri string, kind KeyType, o RAOptions, 
 		}
 	}
 	now := clock(o.Time)
+	for _, k := range all {
+		if own := k.Certificate(); custody.CheckIssued(own, chain[0]) == nil {
+			// The CA's certificate may be a newer one of the same key than when this was stored.
+			k.Identity = &scep.Identity{Certificates: append([]*x509.Certificate{own}, chain...), Key: k.Key}
+		}
+	}
 	for _, k := range all[1:] {
 		if now.Sub(k.Certificate().NotAfter).Hours() > ignoreAfter {
 			err = errors.Join(err, k.Close())

@@ -21,6 +21,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/scepkit/scepkit/backend"
 	"github.com/scepkit/scepkit/backend/backendtest"
@@ -289,4 +290,46 @@ func TestWrapTellsNothing(t *testing.T) {
 	if _, err := id.Key.(crypto.Decrypter).Decrypt(nil, block, nil); !errors.Is(err, backend.ErrUnsupported) {
 		t.Errorf("Decrypt: %v", err)
 	}
+}
+
+// vague is a Decrypter whose errors do not tell what is wrong.
+type vague struct {
+	*rsa.PrivateKey
+	away bool
+}
+
+func (v *vague) Decrypt(r io.Reader, block []byte, opts crypto.DecrypterOpts) ([]byte, error) {
+	out, err := v.PrivateKey.Decrypt(r, block, opts)
+	if v.away || err != nil {
+		return nil, errors.New("request failed")
+	}
+	return out, nil
+}
+
+// That a key is away is found by a block of our own.
+func TestWrapProves(t *testing.T) {
+	cert := selfSigned(t, rsaTestKey())
+	synctest.Test(t, func(t *testing.T) {
+		key := &vague{PrivateKey: rsaTestKey()}
+		id, err := backend.Wrap(t.Context(), key, cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func() error {
+			_, err := id.Key.(scep.Unwrapper).UnwrapKey(t.Context(), make([]byte, 256), 16, &rsa.PKCS1v15DecryptOptions{})
+			return err
+		}
+		if err := ask(); err != nil {
+			t.Error(err)
+		}
+		key.away = true
+		time.Sleep(1100 * time.Millisecond)
+		if err := ask(); !errors.Is(err, backend.ErrUnavailable) || !strings.Contains(err.Error(), "request failed") {
+			t.Errorf("away: %v", err)
+		}
+		key.away = false
+		if err := ask(); err != nil {
+			t.Errorf("back: %v", err)
+		}
+	})
 }

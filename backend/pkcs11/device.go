@@ -43,6 +43,7 @@ type device struct {
 
 	turn    chan struct{} // holds an element while somebody checks
 	checked time.Time
+	opening uint64 // the generation in which that was
 	result  error
 }
 
@@ -284,12 +285,12 @@ func (d *device) check(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	defer func() { <-d.turn }()
-	if time.Since(d.checked) < time.Second {
+	if time.Since(d.checked) < time.Second && d.opening == d.t.m.current() {
 		return d.result
 	}
 	err := d.probe(ctx)
 	if ctx.Err() == nil {
-		d.checked, d.result = time.Now(), err
+		d.checked, d.opening, d.result = time.Now(), d.t.m.current(), err
 	}
 	return err
 }

@@ -101,6 +101,13 @@ func (m *module) add(t *token) bool {
 	return true
 }
 
+// current returns the generation of the open tokens.
+func (m *module) current() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.generation
+}
+
 // wake has everybody look again. m.mu is held.
 func (m *module) wake() {
 	close(m.changed)

@@ -46,6 +46,10 @@ func open(c Config) (impl, error) {
 	m.mu.Lock()
 	m.next = m.next.Add(-maxWait) // a new token does not wait for others
 	err = m.ready(ctx, t)
+	if errors.Is(t.down, backend.ErrNotFound) && len(m.tokens) > 1 && !m.settling && m.overdue == 0 {
+		m.settle(true) // a library sees a new token only when it starts
+		err = m.ready(ctx, t)
+	}
 	m.mu.Unlock()
 	if err == nil {
 		return t, nil
