@@ -14,7 +14,7 @@
 //     the arithmetic, gives an error and not a signature that betrays the key.
 //   - Key has the method SignContext that [scep.Identity] describes.
 //   - A Key that can decrypt implements [scep.Unwrapper]: a malformed block gives random
-//     bytes; an error always means that the key is unavailable. A Key that cannot decrypt does
+//     bytes; an error says that the key is unavailable or not for that transport. A Key that cannot decrypt does
 //     not have that method.
 //   - Key and the identity may be used concurrently.
 //   - Key prints as "[redacted]".

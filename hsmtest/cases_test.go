@@ -1,6 +1,7 @@
 package hsmtest_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,13 +30,18 @@ func TestEveryCase(t *testing.T) {
 		token := hsmtest.SoftHSM(t)
 		return keys{token.URI("key-{n}"), token.Env(), "OAEP-SHA2 OAEP-MGF"}
 	}
+	chip := func(t *testing.T) keys {
+		uri := fmt.Sprintf("tpm:%s/{n}.tpm?device=unix:%s", t.TempDir(), hsmtest.TPM(t).Listen())
+		return keys{uri: uri, lacks: "OAEP-MGF"}
+	}
+	kinds := map[string]func(*testing.T) keys{"file": file, "SoftHSM": softHSM, "TPM": chip}
 	for _, tt := range []struct {
 		ca, ra string
 	}{
-		{"file", "file"}, {"SoftHSM", "SoftHSM"}, {"SoftHSM", "file"}, {"file", "SoftHSM"},
+		{"SoftHSM", "SoftHSM"}, {"TPM", "TPM"},
+		{"SoftHSM", "file"}, {"file", "SoftHSM"}, {"TPM", "SoftHSM"}, {"SoftHSM", "TPM"}, {"file", "TPM"}, {"TPM", "file"},
 	} {
 		t.Run(tt.ca+" and "+tt.ra, func(t *testing.T) {
-			kinds := map[string]func(*testing.T) keys{"file": file, "SoftHSM": softHSM}
 			ca, ra := kinds[tt.ca](t), kinds[tt.ra](t)
 			cmd := exec.Command(binary, "-test.run=^TestConformance")
 			cmd.Dir = "../scep"

@@ -4,10 +4,7 @@ package hsmtest_test
 
 import (
 	"bytes"
-	"crypto/rand"
-	"crypto/rsa"
 	"os/exec"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -31,7 +28,7 @@ func injector(t *testing.T) (*hsmtest.Injector, session, pkcs11.ObjectHandle) {
 // until waits for something that is bound to happen.
 func until(f func() bool) {
 	for !f() {
-		runtime.Gosched()
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -39,9 +36,8 @@ func TestFaultFail(t *testing.T) {
 	j, s, key := injector(t)
 	j.Fail("C_SignInit", pkcs11.CKR_DEVICE_REMOVED, 2, 1)
 	before := j.Calls("C_SignInit")
-	for i, want := range []uint{pkcs11.CKR_OK, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_OK} {
+	for _, want := range []uint{pkcs11.CKR_OK, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_OK} {
 		_, err := s.sign(key, "message")
-		t.Logf("call %d", i)
 		rv(t, err, want)
 	}
 	if n := j.Calls("C_SignInit") - before; n != 4 {
@@ -147,12 +143,13 @@ func TestFaultDrop(t *testing.T) {
 func TestFaultDropLoad(t *testing.T) {
 	j, first, _ := injector(t)
 	pub := first.public(t, "ca")
-	const drops = 20
+	const drops, workers = 20, 8
+	release := j.Hang("C_Sign")
 	var reopen sync.Mutex // a login concerns all sessions
 	var wg sync.WaitGroup
 	signed := make(chan bool)
 	stop := make(chan bool)
-	for range 8 {
+	for range workers {
 		wg.Go(func() {
 			var s *session
 			for {
@@ -199,6 +196,8 @@ func TestFaultDropLoad(t *testing.T) {
 			}
 		})
 	}
+	until(func() bool { return j.Running("C_Sign") == workers })
+	release()
 	for range drops {
 		j.Drop()
 		for range 10 {
@@ -207,8 +206,8 @@ func TestFaultDropLoad(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	if n := j.MaxConcurrent("C_Sign"); n < 2 {
-		t.Errorf("at most %d calls were running at once: no load", n)
+	if n := j.MaxConcurrent("C_Sign"); n != workers {
+		t.Errorf("at most %d calls were running at once, want %d", n, workers)
 	}
 }
 
@@ -227,8 +226,7 @@ func TestFaultFlipSignature(t *testing.T) {
 
 func TestFaultGarble(t *testing.T) {
 	j, s, key := injector(t)
-	block, err := rsa.EncryptPKCS1v15(rand.Reader, s.public(t, "ca"), []byte("sixteen byte key"))
-	must(t, err)
+	block := encrypt(t, s.public(t, "ca"), "sixteen byte key")
 	j.Garble(5)
 	lengths := map[int]bool{}
 	for i := range 5 {

@@ -123,6 +123,7 @@ type process struct {
 
 // spawn starts cmd in a process group of its own.
 func spawn(cmd *exec.Cmd) (*process, error) {
+	isolate(cmd)
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	// A pipe, not a file: Wait then returns only when the children have ended too.
 	cmd.Stderr = struct{ io.Writer }{&p.log}
@@ -146,6 +147,10 @@ func spawn(cmd *exec.Cmd) (*process, error) {
 
 // kill ends the process and its children, and waits until they are gone.
 func (p *process) kill() {
-	killGroup(p.cmd)
-	<-p.done
+	select {
+	case <-p.done: // its number may be another's by now
+	default:
+		killGroup(p.cmd)
+		<-p.done
+	}
 }

@@ -4,6 +4,7 @@ package hsmtest_test
 
 import (
 	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
@@ -141,4 +142,13 @@ func (s session) works(t *testing.T, label string) {
 	signature, err := s.sign(s.one(t, pkcs11.CKO_PRIVATE_KEY, label), "message")
 	must(t, err)
 	must(t, verify(s.public(t, label), "message", signature))
+}
+
+// encrypt is what a device does that knows nothing better.
+func encrypt(t *testing.T, pub *rsa.PublicKey, message string) []byte {
+	t.Helper()
+	//lint:ignore SA1019 the padding under test is this one
+	block, err := rsa.EncryptPKCS1v15(rand.Reader, pub, []byte(message))
+	must(t, err)
+	return block
 }

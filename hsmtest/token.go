@@ -13,7 +13,7 @@ import (
 // concurrently, except ChangePIN, Hide and Restore.
 type Token struct {
 	Module string // path of a library that no other Token has
-	Label  string // no other Token of this process has it
+	Label  string // of this token alone, except with NSS
 	Serial string
 	PIN    string // of the user
 	SOPIN  string // of the security officer

@@ -48,7 +48,8 @@ type Unwrapper interface {
 	// [*rsa.PKCS1v15DecryptOptions] or an [*rsa.OAEPOptions]. From a malformed block, or
 	// one that holds a key of another length, it returns n random bytes and no error, in
 	// the time that a good one takes: who sent the block must not learn which it was. An
-	// error always means that the key is unavailable.
+	// error that wraps [errors.ErrUnsupported] means that the key cannot be used with opts,
+	// whatever the block; any other, that the key is unavailable.
 	UnwrapKey(ctx context.Context, block []byte, n int, opts crypto.DecrypterOpts) ([]byte, error)
 }
 

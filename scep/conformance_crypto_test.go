@@ -165,12 +165,15 @@ func TestConformanceCRY(t *testing.T) {
 			"NULL":   oaep(sceptest.OAEP{Params: sceptest.OAEPNull}),
 			"SHA-1":  oaep(sceptest.OAEP{}),
 		}, mirrored)
-		// What the device with the key does not do is as any envelope that it cannot open.
+		// A device with the key may not do all, and some only show it as with a malformed block.
 		judge := func(lacks string) func(*testing.T, *sceptest.Message, *sceptest.Reply) {
-			if strings.Contains(os.Getenv(lacksVariable), lacks) {
-				return fails(scep.BadRequest, unreadable)
+			switch {
+			case !strings.Contains(os.Getenv(lacksVariable), lacks):
+				return mirrored
+			case lacks == "OAEP-MGF":
+				return fails(scep.BadAlg, "the key of this server does not open that key transport")
 			}
-			return mirrored
+			return fails(scep.BadRequest, unreadable)
 		}
 		bends(t, srv, map[string]bend{
 			"SHA-256": oaep(sceptest.OAEP{Hash: crypto.SHA256}),

@@ -13,6 +13,7 @@ import (
 	"github.com/scepkit/scepkit/backend"
 	"github.com/scepkit/scepkit/backend/file"
 	"github.com/scepkit/scepkit/backend/pkcs11"
+	"github.com/scepkit/scepkit/backend/tpm"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
 )
@@ -33,6 +34,7 @@ const (
 var deviceKey = func() func(uri string, n int) (crypto.Signer, error) {
 	var mu sync.Mutex
 	opened := map[string]crypto.Signer{}
+	drivers := []backend.Driver{file.Driver{}, pkcs11.Driver{}, &tpm.Driver{}}
 	return func(uri string, n int) (crypto.Signer, error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -40,7 +42,6 @@ var deviceKey = func() func(uri string, n int) (crypto.Signer, error) {
 		if key := opened[uri]; key != nil {
 			return key, nil
 		}
-		drivers := []backend.Driver{file.Driver{}, pkcs11.Driver{}}
 		k, err := backend.OpenKey(context.Background(), uri, drivers...)
 		if errors.Is(err, backend.ErrNotFound) {
 			k, err = backend.Create(context.Background(), uri, backend.Spec{Decrypt: true}, drivers...)

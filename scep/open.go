@@ -305,6 +305,9 @@ func (e *envelope) open(ctx context.Context) ([]byte, error) {
 		key, err = o.unwrap.UnwrapKey(ctx, block, size, e.recipient.Options)
 		return err
 	})
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil, refuse(BadAlg, ReasonAlgorithm, "the key of this server does not open that key transport", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("scep: opening a request with the key of %q: %w", o.id.Certificate().Subject, err)
 	}

@@ -157,7 +157,7 @@ func (d *device) DecryptOwn(ctx context.Context, block []byte, opts crypto.Decry
 
 func (d *device) decrypt(ctx context.Context, block []byte, opts crypto.DecrypterOpts, own bool) ([]byte, error) {
 	if o, ok := opts.(*rsa.OAEPOptions); ok && o.MGFHash != 0 && o.MGFHash != o.Hash {
-		return nil, errors.New("OAEP with two hashes") // which crypto11 does not offer
+		return nil, fmt.Errorf("OAEP with two hashes: %w", backend.ErrUnsupported) // which crypto11 does not offer
 	}
 	return d.use(ctx, own, func(k crypto11.PrivateKey) ([]byte, error) {
 		return k.(crypto11.RSAPrivateKey).Decrypt(rand.Reader, block, opts)

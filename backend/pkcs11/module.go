@@ -40,6 +40,7 @@ const (
 type module struct {
 	path    string
 	lib     *p11.Ctx // beside crypto11's, for what that does not offer
+	apart   bool     // the library gave lib a life of its own, as p11-kit's does; belongs to who settles
 	timeout time.Duration
 	log     *slog.Logger
 
@@ -379,12 +380,36 @@ func (m *module) note(t *token, err error) {
 		if known {
 			m.log.Error("pkcs11: the PIN is not tried again", "module", m.path, "token", t.c.String(), "cause", err)
 		}
-		t.refusal = err
 	default:
 		if t.down == nil && known {
 			m.log.Warn("pkcs11: the token cannot be opened", "module", m.path, "token", t.c.String(), "cause", err)
 		}
 		t.down = err
+	}
+}
+
+// join has lib share what crypto11 has started. Most libraries are one in a process; one that
+// gives each user its own is started for lib too, and wants a login of its own.
+func (m *module) join() error {
+	if m.apart {
+		return nil
+	}
+	switch err := m.lib.Initialize(); code(err) {
+	case p11.CKR_CRYPTOKI_ALREADY_INITIALIZED:
+		return nil
+	case p11.CKR_OK:
+		m.apart = err == nil
+		return err
+	default:
+		return err
+	}
+}
+
+// part undoes join.
+func (m *module) part() {
+	if m.apart {
+		m.lib.Finalize()
+		m.apart = false
 	}
 }
 
@@ -397,12 +422,18 @@ func (m *module) rebuild(tokens []*token, closed []bool, again bool) []error {
 			t.ctx = nil
 		}
 	}
+	if !slices.ContainsFunc(tokens, func(t *token) bool { return t.ctx != nil }) {
+		m.part()
+	}
 	results := make([]error, len(tokens))
 	for i, t := range tokens {
 		if closed[i] || t.ctx != nil || t.refusal != nil {
 			continue
 		}
-		_, results[i] = guarded(func() ([]byte, error) { return nil, t.configure(m, tokens) })
+		_, err := guarded(func() ([]byte, error) { return nil, t.configure(m, tokens) })
+		if results[i] = err; errors.Is(err, backend.ErrPIN) {
+			t.refusal = err // which the next may have to know
+		}
 	}
 	return results
 }

@@ -34,6 +34,9 @@ type session struct {
 // look calls f with a session, inside the library, and once more if the token had to be opened
 // again before.
 func (t *token) look(ctx context.Context, f func(*session) error) error {
+	t.m.mu.Lock()
+	pin := t.c.PIN
+	t.m.mu.Unlock()
 	for try := 0; ; try++ {
 		_, generation, err := t.m.run(ctx, t, func(*crypto11.Context, uint64) ([]byte, error) {
 			h, err := t.m.lib.OpenSession(t.slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
@@ -41,6 +44,12 @@ func (t *token) look(ctx context.Context, f func(*session) error) error {
 				return nil, err
 			}
 			defer t.m.lib.CloseSession(h)
+			if t.m.apart {
+				t.logins.Add(1)
+				if err := t.m.lib.Login(h, p11.CKU_USER, pin.Reveal()); err != nil && code(err) != p11.CKR_USER_ALREADY_LOGGED_IN {
+					return nil, err
+				}
+			}
 			return nil, f(&session{t.m.lib, t.slot, h})
 		})
 		if err == nil || try > 0 || classOf(err) != lost {

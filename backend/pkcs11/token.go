@@ -25,7 +25,7 @@ type token struct {
 
 	// m.mu guards these; while m.settling they belong to the goroutine that settles.
 	ctx     *crypto11.Context // nil while it is not open
-	slot    uint              // where the token is, if it is open
+	slot    uint              // where the token was found last
 	closed  bool
 	refusal error // the PIN was refused
 	down    error // why it could not be opened
@@ -111,7 +111,7 @@ func (t *token) count(err error) {
 
 // configure finds the token, logs in once and leaves t.ctx open. No call is inside the library.
 func (t *token) configure(m *module, others []*token) error {
-	loaded := false
+	loaded := m.apart
 	for _, o := range others {
 		loaded = loaded || o.ctx != nil
 	}
@@ -130,10 +130,15 @@ func (t *token) configure(m *module, others []*token) error {
 	case wants && pin == "" && info.Flags&p11.CKF_PROTECTED_AUTHENTICATION_PATH == 0:
 		return fmt.Errorf("%s wants a PIN and none was given: %w", describe(slot, info), backend.ErrPIN)
 	}
+	t.slot = slot
 	for _, o := range others {
-		// A token that is logged in takes any PIN.
-		if o != t && o.ctx != nil && o.slot == slot && subtle.ConstantTimeCompare([]byte(o.c.PIN.Reveal()), []byte(pin)) != 1 {
+		same := subtle.ConstantTimeCompare([]byte(o.c.PIN.Reveal()), []byte(pin)) == 1
+		switch {
+		case o == t || o.slot != slot:
+		case o.ctx != nil && !same: // a token that is logged in takes any PIN
 			return fmt.Errorf("%s is open already in this program with another PIN: %w", describe(slot, info), backend.ErrPIN)
+		case o.refusal != nil && same:
+			return o.refusal
 		}
 	}
 
@@ -157,11 +162,15 @@ func (t *token) configure(m *module, others []*token) error {
 	if err != nil {
 		return t.explain(err, slot, info)
 	}
+	if err := m.join(); err != nil {
+		ctx.Close()
+		return t.explainModule(err)
+	}
 	if now, err := m.lib.GetTokenInfo(slot); err != nil || trim(now.SerialNumber) != info.SerialNumber || trim(now.Label) != info.Label {
 		ctx.Close()
 		return fmt.Errorf("the token in slot %d changed while it was opened (%v): %w", slot, err, backend.ErrUnavailable)
 	}
-	t.ctx, t.slot = ctx, slot
+	t.ctx = ctx
 	t.reopened.Add(1)
 	return nil
 }

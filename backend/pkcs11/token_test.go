@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/scepkit/scepkit/backend"
 	"github.com/scepkit/scepkit/backend/backendtest"
@@ -89,6 +90,77 @@ func TestIdentity(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Other makers' tokens, and one that is reached over a socket.
+func TestIdentityElsewhere(t *testing.T) {
+	t.Run("NSS", func(t *testing.T) { suite(t, hsmtest.NSS(t).URI("key"), nil) })
+	t.Run("p11-kit remote", func(t *testing.T) {
+		r := hsmtest.Remote(t, hsmtest.SoftHSM(t))
+		suite(t, r.URI("key"), func(*testing.T) func() { r.Kill(); return r.Start }, crypto.SHA256)
+	})
+}
+
+// TestYourToken holds a token of yours to the promises of package backend:
+//
+//	HSMTEST_URI='pkcs11:token=T;object=scepkit-test?module-path=/M.so&pin-source=file:/PIN' go test -run YourToken -v ./backend/pkcs11
+//
+// If there is no key of that label it is made, and stays there. HSMTEST_LACKS=OAEP-SHA256 is for
+// tokens that cannot do that.
+//
+// opencryptoki's software token, as root, with the PIN 12345678:
+//
+//	pkcsslotd; printf 'swtok1\n' | pkcsconf -I -c 3 -S 87654321
+//	pkcsconf -P -c 3 -S 87654321 -n 76543210; pkcsconf -u -c 3 -S 76543210 -n 12345678
+//	# module-path=/usr/lib/x86_64-linux-gnu/opencryptoki/libopencryptoki.so.0, token=swtok1
+//
+// tpm2-pkcs11 with swtpm, with the PIN 123456:
+//
+//	swtpm socket --tpm2 --tpmstate dir=$D --server type=tcp,port=22321 --ctrl type=tcp,port=22322 --flags not-need-init,startup-clear &
+//	export DBUS_SESSION_BUS_ADDRESS=$(dbus-daemon --session --fork --print-address=1)
+//	tpm2-abrmd --session --allow-root --flush-all --tcti=swtpm:host=127.0.0.1,port=22321 &
+//	export TPM2_PKCS11_STORE=$S TPM2_PKCS11_TCTI=tabrmd:bus_name=com.intel.tss2.Tabrmd,bus_type=session
+//	export TPM2TOOLS_TCTI=$TPM2_PKCS11_TCTI
+//	tpm2_ptool init; tpm2_ptool addtoken --pid=1 --label=tpmtok --userpin=123456 --sopin=654321
+//	# module-path=/usr/lib/x86_64-linux-gnu/libtpm2_pkcs11.so.1, token=tpmtok
+func TestYourToken(t *testing.T) {
+	uri := os.Getenv("HSMTEST_URI")
+	if uri == "" {
+		t.Skip("HSMTEST_URI names no key")
+	}
+	var lacks []crypto.Hash
+	if os.Getenv("HSMTEST_LACKS") == "OAEP-SHA256" {
+		lacks = append(lacks, crypto.SHA256)
+	}
+	suite(t, uri, nil, lacks...)
+}
+
+// suite runs backendtest on a key, which it makes if need be.
+func suite(t *testing.T, uri string, pull func(*testing.T) func(), lacksOAEP ...crypto.Hash) {
+	driver := pkcs11.Driver{Timeout: 5 * time.Second, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	key, err := backend.OpenKey(t.Context(), uri, driver)
+	if errors.Is(err, backend.ErrNotFound) {
+		key, err = backend.Create(t.Context(), uri, backend.Spec{Decrypt: true}, driver)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(key.Description)
+	cert := must(backend.SelfSign(t.Context(), key.Key, backend.CAOptions{}))
+	must(0, key.Close())
+	opened := map[*scep.Identity]*backend.Key{}
+	backendtest.TestIdentity(t, backendtest.Harness{
+		Open: func(t *testing.T) *scep.Identity {
+			key := must(backend.OpenKey(t.Context(), uri, driver))
+			t.Cleanup(func() { must(0, key.Close()) })
+			id := &scep.Identity{Certificates: []*x509.Certificate{cert}, Key: key.Key}
+			opened[id] = key
+			return id
+		},
+		LacksOAEP: lacksOAEP,
+		Pull:      pull,
+		Close:     func(_ *testing.T, id *scep.Identity) { must(0, opened[id].Close()) },
+	})
 }
 
 // All that is wrong with a token or key is found at start, with an error that names it and the

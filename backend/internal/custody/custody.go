@@ -26,8 +26,14 @@ var (
 	ErrNotFound    = errors.New("backend: not found")
 	ErrAmbiguous   = errors.New("backend: ambiguous")
 	ErrMismatch    = errors.New("backend: key and certificates do not belong together")
-	ErrUnsupported = errors.New("backend: not supported")
+	ErrUnsupported = error(unsupported{})
 )
+
+// unsupported is errors.ErrUnsupported to those who do not import package backend.
+type unsupported struct{}
+
+func (unsupported) Error() string        { return "backend: not supported" }
+func (unsupported) Is(target error) bool { return target == errors.ErrUnsupported }
 
 // A Device uses one private key. Methods are called concurrently and return when ctx ends.
 type Device interface {
