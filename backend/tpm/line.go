@@ -17,11 +17,16 @@ import (
 type line struct {
 	conn io.ReadWriteCloser // nil: none
 
-	// What was in the TPM when the connection began. After a connection that broke, all else
-	// that is there came from us: also that whose handle we did not live to see.
+	// What was in the TPM when the first connection since its last start began. If a connection
+	// broke since, all else that is there came from us: also that whose handle we did not live
+	// to see.
+	start  start
 	before map[tpm2.TPMHandle]bool
 	broke  bool
 }
+
+// start tells one start of the TPM from another.
+type start struct{ resets, restarts uint32 }
 
 // maxStuck is how many commands may hang in a device that cannot be interrupted.
 const maxStuck = 4
@@ -32,6 +37,7 @@ type op struct {
 	ctx      context.Context // its end stops the operation before the next command
 	deadline time.Time       // at which the command that runs is abandoned
 	second   bool            // the operation failed once for what may have been lost
+	sent     int             // commands
 }
 
 // run runs f when its turn comes. If ctx ends before f does, run returns, and what f has begun
@@ -96,17 +102,33 @@ func attempt[T any](o *op, f func(*op) (T, error)) (v T, err error) {
 			return v, nil
 		}
 		kind := kindOf(err)
-		if kind == garbled {
-			o.t.drop()
+		if garbage := o.doubt(err); garbage != nil {
+			kind, err = garbled, garbage
 		}
-		if kind == lost {
-			o.t.forget(o)
+		switch kind {
+		case garbled:
+			o.t.drop()
+		case lost:
+			o.reload()
 		}
 		if o.second || kind != garbled && kind != lost || o.over() != nil {
 			return v, explain(err)
 		}
 		o.second = true
 	}
+}
+
+// doubt asks whether an error of the TPM, which carries no HMAC, was the answer to our command,
+// and reports why not: what comes back may be one command late.
+func (o *op) doubt(err error) error {
+	var rc tpm2.TPMRC
+	if o.t.line.conn == nil || o.sent == 0 || !errors.As(err, &rc) {
+		return nil
+	}
+	if err := o.ping(); kindOf(err) == garbled {
+		return err
+	}
+	return nil
 }
 
 // over reports why no further command is sent.
@@ -139,12 +161,13 @@ func (o *op) Send(command []byte) ([]byte, error) {
 			return nil, err
 		}
 		if o.t.line.conn == nil {
-			return nil, &garbledError{errors.New("the connection is gone")}
+			return nil, errors.New("the connection is gone")
 		}
+		o.sent++
 		response, err := o.exchange(command)
 		if err != nil {
 			o.t.drop()
-			return nil, &garbledError{err}
+			return nil, err
 		}
 		switch tpm2.TPMRC(binary.BigEndian.Uint32(response[6:])) {
 		case tpm2.TPMRCRetry, tpm2.TPMRCTesting, tpm2.TPMRCYielded, tpm2.TPMRCNVRate:
@@ -235,28 +258,84 @@ func (o *op) connect() error {
 	return o.tidy()
 }
 
-// tidy takes out of the TPM what a connection that broke has left in it. The kernel does that
-// itself; a TPM on a socket would soon be full.
+// tidy takes out of the TPM what a connection that broke has left in it, unless it was started
+// since. The kernel does that itself; a TPM on a socket would soon be full.
 func (o *op) tidy() error {
 	l := &o.t.line
-	before := map[tpm2.TPMHandle]bool{}
-	for _, first := range []uint32{0x80000000, 0x02000000} { // loaded objects, loaded sessions
-		handles, err := o.handles(first)
-		if err != nil {
-			return err
+	again, err := o.restarted()
+	if err != nil {
+		return err
+	}
+	if !again && l.before != nil {
+		_, err := o.sweep()
+		return err
+	}
+	l.before, l.broke = map[tpm2.TPMHandle]bool{}, false
+	all, err := o.all()
+	for _, h := range all {
+		l.before[h] = true
+	}
+	return err
+}
+
+// restarted reports whether the TPM was started since this was last asked.
+func (o *op) restarted() (bool, error) {
+	rsp, err := tpm2.ReadClock{}.Execute(o)
+	if err != nil {
+		return false, err
+	}
+	info := rsp.CurrentTime.ClockInfo
+	now := start{info.ResetCount, info.RestartCount}
+	again := now != o.t.line.start
+	o.t.line.start = now
+	return again, nil
+}
+
+// reload has everything loaded again when it is needed.
+func (o *op) reload() {
+	again, err := o.restarted()
+	switch {
+	case err != nil:
+		o.t.drop()
+	case again: // what is at our handles now is not ours
+		o.t.held = held{}
+		o.t.line.before = nil
+		if o.tidy() != nil {
+			o.t.drop()
 		}
-		for _, h := range handles {
-			if l.broke && !l.before[h] {
-				if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(o); kindOf(err) == garbled {
-					return err
-				}
-				continue
-			}
-			before[h] = true
+	default:
+		o.t.forget(o)
+	}
+}
+
+// sweep takes out of the TPM what connections that broke have left in it. A command that was
+// under way when one broke may have been carried out later than the next one began.
+func (o *op) sweep() (found bool, err error) {
+	l := &o.t.line
+	if !l.broke {
+		return false, nil
+	}
+	all, err := o.all()
+	if err != nil {
+		return false, err
+	}
+	for _, h := range all {
+		if !l.before[h] && !o.t.held.has(h) {
+			o.flush(h)
+			found = true
 		}
 	}
-	l.before, l.broke = before, false
-	return nil
+	return found, o.over()
+}
+
+// all lists the objects and sessions that are loaded.
+func (o *op) all() ([]tpm2.TPMHandle, error) {
+	objects, err := o.handles(0x80000000)
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := o.handles(0x02000000)
+	return append(objects, sessions...), err
 }
 
 // handles lists what is in the TPM from a handle on. A TPM that does not tell has nothing.
@@ -270,7 +349,7 @@ func (o *op) handles(first uint32) ([]tpm2.TPMHandle, error) {
 	}
 	list, err := rsp.CapabilityData.Data.Handles()
 	if err != nil {
-		return nil, &garbledError{err}
+		return nil, err
 	}
 	var out []tpm2.TPMHandle
 	for _, h := range list.Handle {

@@ -20,7 +20,8 @@
 // authorization values and decrypted keys. Somebody on the wire who is there from the beginning
 // could answer with a storage key of his own. That gives him nothing on keys with an
 // authorization value, as Create makes them, once they are made; to be safe when they are made,
-// and for keys without one, give the name of the storage key: [Name.ParentName].
+// and for keys without one, give the name of the storage key: [Name.ParentName]. Without it, the
+// one that a key was first used with is the one that it must have until it is opened again.
 //
 // # Sharing
 //
@@ -73,6 +74,7 @@ type TPM struct {
 	turn     chan struct{} // holds a token while nobody uses what follows it
 	line     line
 	held     held
+	pings    uint16
 	stuck    atomic.Int32 // commands that were abandoned and still run
 	rest     *time.Timer  // puts the session away when nobody needs it
 	closing  sync.Once
@@ -134,10 +136,26 @@ func (t *TPM) Check(ctx context.Context) error {
 	return nil
 }
 
-// ping has the TPM do what only one in good health does.
+// ping has the TPM do what only one in good health does, and what shows whether it answers this
+// very command: the response is as long as asked for, and that is different each time.
 func (o *op) ping() error {
-	_, err := tpm2.GetRandom{BytesRequested: 8}.Execute(o)
+	o.t.pings++
+	n := 8 + o.t.pings%24
+	rsp, err := tpm2.GetRandom{BytesRequested: n}.Execute(o)
+	var rc tpm2.TPMRC
+	switch {
+	case err == nil && len(rsp.RandomBytes.Buffer) == int(n), errors.As(err, &rc) && noParameter(rc):
+		return err
+	case err == nil, errors.As(err, &rc):
+		return errors.New("the TPM answers something else than it is asked")
+	}
 	return err
+}
+
+// noParameter reports whether rc can be the answer to a command without handles or sessions.
+func noParameter(rc tpm2.TPMRC) bool {
+	const format1 = 0x80
+	return rc&format1 == 0 && (rc < tpm2.TPMRCReferenceH0 || rc > tpm2.TPMRCReferenceS6)
 }
 
 // closeGrace is how long Close waits for an operation that runs, and for the TPM to forget what
@@ -164,7 +182,10 @@ func (t *TPM) Close() error {
 		}
 		o := &op{t: t, ctx: context.Background(), deadline: time.Now().Add(closeGrace)}
 		t.forget(o)
-		t.drop()
+		if conn := t.line.conn; conn != nil {
+			t.line.conn = nil
+			await(o, func() (struct{}, error) { return struct{}{}, conn.Close() }, func(struct{}) {})
+		}
 		// The turn is not given back: nobody uses the TPM any more.
 	})
 	<-t.finished
