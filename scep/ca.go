@@ -58,13 +58,23 @@ type contextSigner interface {
 	SignContext(ctx context.Context, rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error)
 }
 
-// boundSigner is a crypto.Signer that uses ctx if key can.
+// unverifiedSigner is what a Key may implement whose SignContext verifies what a device gave, to
+// be spared that where it is done anyway.
+type unverifiedSigner interface {
+	SignUnverified(ctx context.Context, rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error)
+}
+
+// boundSigner is a crypto.Signer that uses ctx if key can, for x509.CreateCertificate, which
+// verifies every signature.
 type boundSigner struct {
 	crypto.Signer
 	ctx context.Context // for the length of one call, in which the signer is used
 }
 
 func (s boundSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if us, ok := s.Signer.(unverifiedSigner); ok {
+		return us.SignUnverified(s.ctx, rand, digest, opts)
+	}
 	if cs, ok := s.Signer.(contextSigner); ok {
 		return cs.SignContext(s.ctx, rand, digest, opts)
 	}

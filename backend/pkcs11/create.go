@@ -58,9 +58,13 @@ func (s *session) vacant(n keyName) error {
 			if err != nil {
 				return err
 			}
-			if len(handles) > 0 {
-				return fmt.Errorf("%v is in use; choose another name, nothing is overwritten: %w", part, fs.ErrExist)
+			if len(handles) == 0 {
+				continue
 			}
+			if class == p11.CKO_PUBLIC_KEY { // there is no private key, or that would have been found
+				return fmt.Errorf("there is a public key %v without its private key, as an interrupted Create leaves it; delete it (`pkcs11-tool --delete-object --type pubkey --label %q`), or choose another name; nothing is overwritten: %w", part, part.label, fs.ErrExist)
+			}
+			return fmt.Errorf("%v is in use; choose another name, nothing is overwritten: %w", part, fs.ErrExist)
 		}
 	}
 	return nil

@@ -101,7 +101,7 @@ func (d Driver) config(ctx context.Context, u *backend.URI) (c Config, n keyName
 		return c, n, err
 	}
 	if kind, ok := u.Attributes["type"]; ok && kind != "private" {
-		return c, n, fmt.Errorf("pkcs11: %s names a %s; a private key is wanted: type=private, or no type", u, kind)
+		return c, n, fmt.Errorf("pkcs11: the URI names a %s; a private key is wanted: type=private, or no type", kind)
 	}
 	c = Config{
 		Module:       u.Query["module-path"],
@@ -117,7 +117,7 @@ func (d Driver) config(ctx context.Context, u *backend.URI) (c Config, n keyName
 		c.Module = d.Module
 	}
 	if c.Module == "" {
-		return c, n, fmt.Errorf("pkcs11: %s has no module-path; add ?module-path= and the path of the module", u)
+		return c, n, errors.New("pkcs11: the URI has no module-path; add ?module-path= and the path of the module")
 	}
 	if !filepath.IsAbs(c.Module) {
 		return c, n, fmt.Errorf("pkcs11: module-path %q is not absolute, and code is not loaded from where a program happens to be started", c.Module)
@@ -135,7 +135,7 @@ func (d Driver) config(ctx context.Context, u *backend.URI) (c Config, n keyName
 		n.id = []byte(id)
 	}
 	if n.label == "" && len(n.id) == 0 {
-		return c, n, fmt.Errorf("pkcs11: %s names no key; add object= and its label, or id= and its id, percent-encoded as in id=%%0a%%10", u)
+		return c, n, errors.New("pkcs11: the URI names no key; add object= and its label, or id= and its id, percent-encoded as in id=%0a%10")
 	}
 	if source, ok := u.Query["pin-source"]; ok {
 		c.PIN, err = backend.ReadPIN(ctx, source)

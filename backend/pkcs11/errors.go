@@ -47,6 +47,14 @@ func classOf(err error) class {
 	return request
 }
 
+// unavailable has err wrap backend.ErrUnavailable, and says so once.
+func unavailable(err error) error {
+	if errors.Is(err, backend.ErrUnavailable) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, backend.ErrUnavailable)
+}
+
 // explain wraps what the module said in the error of package backend that fits, unless there
 // is one in it already.
 func explain(err error) error {

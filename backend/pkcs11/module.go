@@ -278,7 +278,7 @@ func (m *module) ready(ctx context.Context, t *token) error {
 		case t.ctx != nil:
 			return nil
 		case time.Now().Before(m.next):
-			return fmt.Errorf("%w: %w", t.down, backend.ErrUnavailable)
+			return unavailable(t.down)
 		default:
 			m.settle(false)
 		}

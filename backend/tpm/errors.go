@@ -82,17 +82,17 @@ func explain(err error) error {
 	}
 	switch {
 	case rc == tpm2.TPMRCLockout:
-		return fmt.Errorf("it is locked after wrong authorization values, or after it lost its power while in use, and refuses right ones too; wait for its recovery time, or run `tpm2_dictionarylockout --clear-lockout` (%w): %w", err, backend.ErrPIN)
+		return fmt.Errorf("the TPM is locked after wrong authorization values, or after it lost its power while in use, and refuses right ones too; wait for its recovery time, or run `tpm2_dictionarylockout --clear-lockout` (%w): %w", err, backend.ErrPIN)
 	case denied(err):
-		return fmt.Errorf("it does not accept the authorization value (%w): %w", err, backend.ErrPIN)
+		return fmt.Errorf("the TPM does not accept the authorization value (%w): %w", err, backend.ErrPIN)
 	case rc == tpm2.TPMRCInitialize:
-		return fmt.Errorf("it was not started up, which firmware or kernel should do; restart the computer (%w): %w", err, backend.ErrUnavailable)
+		return fmt.Errorf("the TPM was not started up, which firmware or kernel should do; restart the computer (%w): %w", err, backend.ErrUnavailable)
 	case rc == tpm2.TPMRCFailure:
-		return fmt.Errorf("it is in failure mode; restart the computer, and replace the TPM if it comes again (%w): %w", err, backend.ErrUnavailable)
+		return fmt.Errorf("the TPM is in failure mode; restart the computer, and replace the TPM if it comes again (%w): %w", err, backend.ErrUnavailable)
 	case rc == tpm2.TPMRCObjectMemory, rc == tpm2.TPMRCSessionMemory:
-		return fmt.Errorf("it is full of what other programs loaded into it; end them, or run `tpm2_flushcontext -t` and `-l` (%w): %w", err, backend.ErrUnavailable)
+		return fmt.Errorf("the TPM is full of what other programs loaded into it; end them, or run `tpm2_flushcontext -t` and `-l` (%w): %w", err, backend.ErrUnavailable)
 	case rc == tpm2.TPMRCCommandCode:
-		return fmt.Errorf("it does not know a command that is needed here (%w): %w", err, backend.ErrUnsupported)
+		return fmt.Errorf("the TPM does not know a command that is needed here (%w): %w", err, backend.ErrUnsupported)
 	}
 	return fmt.Errorf("%w: %w", err, backend.ErrUnavailable)
 }

@@ -170,7 +170,7 @@ func (o *op) useStorage(ref storageRef, name []byte) (*storage, error) {
 		t.held.storage = s
 	}
 	if name != nil && !bytes.Equal(name, s.name) {
-		return nil, fmt.Errorf("its storage key has the name %x and not %x; this is another TPM, it was cleared, or somebody is between it and this program: %w", s.name, name, backend.ErrUnsupported)
+		return nil, fmt.Errorf("the storage key of the TPM has the name %x and not %x; this is another TPM, it was cleared, or somebody is between it and this program: %w", s.name, name, backend.ErrUnsupported)
 	}
 	return s, nil
 }

@@ -45,7 +45,7 @@ type op struct {
 // connection.
 func run[T any](ctx context.Context, t *TPM, timeout time.Duration, f func(*op) (T, error)) (T, error) {
 	var none T
-	busy := fmt.Errorf("it did not come to an answer within %v; if that goes on, restart what is in between, or the computer: %w", timeout, backend.ErrUnavailable)
+	busy := fmt.Errorf("the TPM did not get to answer within %v; if that goes on, restart the computer: %w", timeout, backend.ErrUnavailable)
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, busy)
 	select {
 	case <-t.turn:
@@ -207,7 +207,7 @@ func (o *op) exchange(command []byte) ([]byte, error) {
 func await[T any](o *op, f func() (T, error), late func(T)) (T, error) {
 	var none T
 	if o.t.stuck.Load() >= maxStuck {
-		return none, fmt.Errorf("%d commands hang in the device", maxStuck)
+		return none, fmt.Errorf("the TPM answers nothing any more, and %d commands hang in it; restart the computer", maxStuck)
 	}
 	type result struct {
 		v   T

@@ -34,14 +34,13 @@ func main() {
 
 type token struct{ module, label, pin, ra string }
 
-func (t token) keys(ctx context.Context, o serve.Options) (*serve.Keys, error) {
+func (t *token) keys(ctx context.Context, o serve.Options) (*serve.Keys, error) {
 	in := "pkcs11:token=" + serve.Escape(t.label) + ";object="
 	ra := in + "scep-ra-{n}"
 	switch t.ra {
 	case "token":
 	case "file":
-		name := serve.Escape(filepath.Join(o.Dir, "ra-"))
-		ra = "file:" + name + "{n}.key?chain=" + name + "{n}.pem"
+		ra = serve.FileRA(o)
 	default:
 		return nil, fmt.Errorf("-ra %q: use token or file", t.ra)
 	}
@@ -55,14 +54,18 @@ func (t token) keys(ctx context.Context, o serve.Options) (*serve.Keys, error) {
 		Log:    o.Log,
 	}
 	keys, err := serve.Open(ctx, o, in+"scep-ca", ra, pkcs11, file.Driver{})
-	if errors.Is(err, backend.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w\nThe README has the commands that make a token to try, under \"The key in an HSM\".", err)
+	switch {
+	case errors.Is(err, backend.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("%w; the README, under \"The key in an HSM\", has the commands that make a token to try", err)
+	case errors.Is(err, fs.ErrExist):
+		// Few tokens make the two halves of a pair at once.
+		err = fmt.Errorf("%w; if making the key was interrupted, the token may have half of it, which nothing uses: `pkcs11-tool --module %s --token-label %s --login --delete-object --type pubkey --label NAME` removes it", err, t.module, t.label)
 	}
 	return keys, err
 }
 
 // source returns where the PIN is, as backend.ReadPIN takes it.
-func (t token) source(dir string) (string, error) {
+func (t *token) source(dir string) (string, error) {
 	switch kind, _, ok := strings.Cut(t.pin, ":"); {
 	case ok && (kind == "file" || kind == "env" || kind == "credential"):
 		return t.pin, nil

@@ -123,7 +123,20 @@ func (k *key) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 }
 
 // SignContext signs digest and verifies the signature. The io.Reader is not used.
-func (k *key) SignContext(ctx context.Context, _ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+func (k *key) SignContext(ctx context.Context, r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	sig, err := k.SignUnverified(ctx, r, digest, opts)
+	if err != nil {
+		return nil, err
+	}
+	if !Verify(k.pub, digest, sig, opts) {
+		return nil, k.errorf("gave a signature that does not verify; it was thrown away. If that happens again, take the device out of service: %w", ErrUnavailable)
+	}
+	return sig, nil
+}
+
+// SignUnverified is SignContext for who verifies the signature before anybody sees it, as
+// x509.CreateCertificate does. Package scep looks for it.
+func (k *key) SignUnverified(ctx context.Context, _ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, k.errorf("was not used: %w", context.Cause(ctx))
 	}
@@ -133,9 +146,6 @@ func (k *key) SignContext(ctx context.Context, _ io.Reader, digest []byte, opts 
 	sig, err := k.device().Sign(ctx, digest, opts)
 	if err != nil {
 		return nil, k.errorf("does not sign: %w", err)
-	}
-	if !Verify(k.pub, digest, sig, opts) {
-		return nil, k.errorf("gave a signature that does not verify; it was thrown away. If that happens again, take the device out of service: %w", ErrUnavailable)
 	}
 	return sig, nil
 }

@@ -22,6 +22,12 @@ func Escape(s string) string {
 	return strings.NewReplacer("%", "%25", "?", "%3F", "#", "%23", "&", "%26", ";", "%3B", "{", "%7B").Replace(s)
 }
 
+// FileRA returns the URI, for [Open], of an RA that is in files in the folder.
+func FileRA(o Options) string {
+	name := Escape(filepath.Join(o.Dir, "ra-"))
+	return "file:" + name + "{n}.key?chain=" + name + "{n}.pem"
+}
+
 // Open opens the keys of a CA and of its RA, by the URIs that [backend.Open] and [backend.RA]
 // take, and makes what is not there: a key for the CA that can only sign, its certificate, the
 // RA, and the file ca.pem in the folder. Each step is looked for before it is done, so that the
@@ -116,7 +122,7 @@ func where(k *backend.Key) string {
 		switch a.Name {
 		case "key":
 			parts = append(parts, a.Value)
-		case "file", "protection", "token", "token serial", "CKA_LABEL", "CKA_EXTRACTABLE":
+		case "device", "file", "protection", "token", "token serial", "CKA_LABEL", "CKA_EXTRACTABLE":
 			parts = append(parts, a.Name+" "+a.Value)
 		}
 	}

@@ -1,0 +1,5 @@
+//go:build cgo
+
+package exampletest
+
+const cgo = true
