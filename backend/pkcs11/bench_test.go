@@ -1,5 +1,7 @@
 //go:build cgo && unix
 
+//lint:file-ignore SA1019 SCEP is made of PKCS #1 v1.5
+
 package pkcs11_test
 
 import (
