@@ -7,6 +7,8 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"errors"
+	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -349,4 +351,33 @@ func TestCloseUnderLoad(t *testing.T) {
 		t.Errorf("after Close there is in the TPM: %s", s)
 	}
 	stop()
+}
+
+// What a program that was killed has left in a TPM on a socket does not keep the next one out.
+func TestLeftBehind(t *testing.T) {
+	chip := hsmtest.TPM(t)
+	device := "unix:" + chip.Listen()
+	dir := t.TempDir()
+	for i := range 3 {
+		tpm, err := Open(Config{Device: device})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range 2 {
+			name := Name{File: filepath.Join(dir, fmt.Sprintf("%d.tpm", j))}
+			var k *backend.Key
+			if i == 0 {
+				k, err = tpm.Create(t.Context(), name, backend.Spec{KeyType: backend.P256})
+			} else {
+				k, err = tpm.OpenKey(t.Context(), name)
+			}
+			if err != nil {
+				t.Fatalf("program %d: %v", i, err)
+			}
+			if _, err := k.Key.Sign(nil, make([]byte, 32), crypto.SHA256); err != nil {
+				t.Fatalf("program %d: %v", i, err)
+			}
+		}
+		tpm.line.conn.Close() // and nothing else, as if killed
+	}
 }

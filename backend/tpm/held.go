@@ -75,7 +75,7 @@ func execute[R any](o *op, command func() (R, error)) (R, error) {
 			freed = o.t.endSession(o)
 		}
 		if !freed && !swept {
-			freed, _ = o.sweep()
+			freed, _ = o.sweep(o.t.alone)
 			swept = true
 		}
 		if !freed {

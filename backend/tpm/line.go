@@ -267,7 +267,7 @@ func (o *op) tidy() error {
 		return err
 	}
 	if !again && l.before != nil {
-		_, err := o.sweep()
+		_, err := o.sweep(false)
 		return err
 	}
 	l.before, l.broke = map[tpm2.TPMHandle]bool{}, false
@@ -309,10 +309,11 @@ func (o *op) reload() {
 }
 
 // sweep takes out of the TPM what connections that broke have left in it. A command that was
-// under way when one broke may have been carried out later than the next one began.
-func (o *op) sweep() (found bool, err error) {
+// under way when one broke may have been carried out later than the next one began. If others is
+// true, it takes out what is not ours, too.
+func (o *op) sweep(others bool) (found bool, err error) {
 	l := &o.t.line
-	if !l.broke {
+	if !l.broke && !others {
 		return false, nil
 	}
 	all, err := o.all()
@@ -320,7 +321,7 @@ func (o *op) sweep() (found bool, err error) {
 		return false, err
 	}
 	for _, h := range all {
-		if !l.before[h] && !o.t.held.has(h) {
+		if (others || !l.before[h]) && !o.t.held.has(h) {
 			o.flush(h)
 			found = true
 		}

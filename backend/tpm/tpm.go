@@ -5,9 +5,10 @@
 // and whose Identity opens them.
 //
 // A key is a file in the format TSS2 PRIVATE KEY, which tpm2-openssl and others read and write.
-// It is encrypted to a storage key that only its TPM has, so it needs a backup no more than it
-// is worth stealing: when the TPM is gone, or was cleared, so are its keys. Beside it, in a
-// file of its own, is the authorization value, without which the TPM does not use the key.
+// It is encrypted to a storage key that only its TPM has, so that a copy is of use neither to a
+// thief nor as a backup on another computer: when the TPM is gone, or was cleared, so are its
+// keys. Beside it, in a file of its own, is the authorization value, without which the TPM does
+// not use the key.
 //
 // What a TPM is good for: RSA-2048 and P-256 always, RSA-3072 and P-384 often, RSA-4096 hardly
 // ever. It does one thing at a time, and a chip takes a tenth of a second or more for an RSA
@@ -27,7 +28,7 @@
 //
 // The kernel (/dev/tpmrm0) and Windows let many processes use the TPM. A TPM on a socket, or
 // /dev/tpm0, belongs to one process at a time, and holds three keys at once: open it once, and
-// open all keys with it.
+// open all keys with it. If it is full, what another process has left there is taken out.
 package tpm
 
 import (
@@ -68,6 +69,7 @@ type Config struct {
 // one thing at a time, in the order of the calls.
 type TPM struct {
 	name    string
+	alone   bool // nobody else uses the TPM now, and nobody takes out what programs have left there
 	dial    func(ctx context.Context) (io.ReadWriteCloser, error)
 	timeout time.Duration
 
@@ -115,6 +117,7 @@ func Open(c Config) (*TPM, error) {
 	case socket && path == "":
 		return nil, errors.New("tpm: Config.Device is a socket without a name; write unix:/PATH")
 	case socket:
+		t.alone = true
 		t.dial = func(ctx context.Context) (io.ReadWriteCloser, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", path)
 		}
@@ -122,6 +125,7 @@ func Open(c Config) (*TPM, error) {
 		_, err := dialDevice(context.Background(), "")
 		return nil, fmt.Errorf("tpm: %w", err)
 	default:
+		t.alone = strings.HasPrefix(device, "/dev/tpm") && !strings.HasPrefix(device, "/dev/tpmrm")
 		t.dial = func(ctx context.Context) (io.ReadWriteCloser, error) { return dialDevice(ctx, device) }
 	}
 	return t, nil
