@@ -108,13 +108,14 @@ func TestIdentityElsewhere(t *testing.T) {
 // If there is no key of that label it is made, and stays there. HSMTEST_LACKS=OAEP-SHA256 is for
 // tokens that cannot do that.
 //
-// opencryptoki's software token, as root, with the PIN 12345678:
+// opencryptoki's software token (Debian's opencryptoki), as root, with the PIN 12345678:
 //
 //	pkcsslotd; printf 'swtok1\n' | pkcsconf -I -c 3 -S 87654321
 //	pkcsconf -P -c 3 -S 87654321 -n 76543210; pkcsconf -u -c 3 -S 76543210 -n 12345678
 //	# module-path=/usr/lib/x86_64-linux-gnu/opencryptoki/libopencryptoki.so.0, token=swtok1
 //
-// tpm2-pkcs11 with swtpm, with the PIN 123456:
+// tpm2-pkcs11 with swtpm (Debian's libtpm2-pkcs11-1 libtpm2-pkcs11-tools libtss2-tcti-tabrmd0
+// libtss2-tcti-swtpm0 tpm2-abrmd dbus), with the PIN 123456:
 //
 //	swtpm socket --tpm2 --tpmstate dir=$D --server type=tcp,port=22321 --ctrl type=tcp,port=22322 --flags not-need-init,startup-clear &
 //	export DBUS_SESSION_BUS_ADDRESS=$(dbus-daemon --session --fork --print-address=1)
