@@ -18,13 +18,13 @@ func TestAway(t *testing.T) {
 	for name, device := range map[string]func(t *testing.T) (s, both *site, away, back func()){
 		"p11-kit remote": func(t *testing.T) (*site, *site, func(), func()) {
 			r := hsmtest.Remote(t, hsmtest.SoftHSM(t))
-			d := quiet(&pkcs11.Driver{Timeout: 2 * time.Second})
+			d := quiet(&pkcs11.Driver{Timeout: 5 * time.Second})
 			ca, ra := newKey(t, r.URI("ca"), d), newKey(t, r.URI("ra"), d)
 			return newSite(t, ca, softwareKey(6), scep.Limits{}), newSite(t, ca, ra, scep.Limits{}), r.Kill, r.Start
 		},
 		"swtpm": func(t *testing.T) (*site, *site, func(), func()) {
 			chip := hsmtest.TPM(t)
-			d := &tpm.Driver{Dial: dial(chip), Timeout: 2 * time.Second}
+			d := &tpm.Driver{Dial: dial(chip), Timeout: 5 * time.Second}
 			dir := t.TempDir()
 			ca, ra := newKey(t, "tpm:"+dir+"/ca.tpm", d), newKey(t, "tpm:"+dir+"/ra.tpm", d)
 			return newSite(t, ca, softwareKey(6), scep.Limits{}), newSite(t, ca, ra, scep.Limits{}), chip.Kill, chip.Start

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"time"
 
 	"github.com/ThalesGroup/crypto11"
 	p11 "github.com/miekg/pkcs11"
@@ -20,6 +21,9 @@ import (
 	"github.com/scepkit/scepkit/backend"
 	"github.com/scepkit/scepkit/backend/internal/custody"
 )
+
+// generation is how long a token may take to find the primes of a key. Smart cards take minutes.
+const generation = 5 * time.Minute
 
 // create implements impl. The private key never leaves the token, and may do only what it is for.
 func (t *token) create(ctx context.Context, n keyName, spec backend.Spec) (*backend.Key, error) {
@@ -33,7 +37,7 @@ func (t *token) create(ctx context.Context, n keyName, spec backend.Spec) (*back
 	if err := t.look(ctx, func(s *session) error { return s.vacant(n) }); err != nil {
 		return nil, fmt.Errorf("pkcs11: %s: %w", t.c.String(), explain(err))
 	}
-	_, _, err := t.m.run(ctx, t, func(c *crypto11.Context, _ uint64) ([]byte, error) {
+	_, _, err := t.m.runFor(ctx, t, max(t.m.timeout, generation), func(c *crypto11.Context, _ uint64) ([]byte, error) {
 		err := generate(c, n, spec, true)
 		switch code(err) {
 		case p11.CKR_ATTRIBUTE_TYPE_INVALID, p11.CKR_TEMPLATE_INCONSISTENT, p11.CKR_ATTRIBUTE_VALUE_INVALID, p11.CKR_ATTRIBUTE_READ_ONLY:

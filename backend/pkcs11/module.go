@@ -141,12 +141,12 @@ type call struct {
 	over  bool
 }
 
-// begin counts a call in. m.mu is held.
-func (m *module) begin(probe bool) *call {
+// begin counts a call in, which is overdue after timeout. m.mu is held.
+func (m *module) begin(probe bool, timeout time.Duration) *call {
 	c := &call{probe: probe, late: make(chan struct{})}
 	m.calls++
 	m.probing = m.probing || probe
-	c.timer = time.AfterFunc(m.timeout, func() {
+	c.timer = time.AfterFunc(timeout, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if c.over {
@@ -155,7 +155,7 @@ func (m *module) begin(probe bool) *call {
 		close(c.late)
 		m.overdue++
 		if !m.stuck {
-			m.log.Error("pkcs11: a call into the module hangs", "module", m.path, "timeout", m.timeout)
+			m.log.Error("pkcs11: a call into the module hangs", "module", m.path, "timeout", timeout)
 		}
 		m.stuck = true
 		m.wake()
@@ -205,6 +205,11 @@ func (m *module) answers() {
 // does, when ctx ends or when f is overdue; in the last two cases f goes on by itself, in a
 // session that nobody else gets.
 func (m *module) run(ctx context.Context, t *token, f func(*crypto11.Context, uint64) ([]byte, error)) ([]byte, uint64, error) {
+	return m.runFor(ctx, t, m.timeout, f)
+}
+
+// runFor is run with another time after which the call is overdue.
+func (m *module) runFor(ctx context.Context, t *token, timeout time.Duration, f func(*crypto11.Context, uint64) ([]byte, error)) ([]byte, uint64, error) {
 	if err := t.take(ctx); err != nil {
 		return nil, 0, err
 	}
@@ -214,7 +219,7 @@ func (m *module) run(ctx context.Context, t *token, f func(*crypto11.Context, ui
 		t.put()
 		return nil, 0, err
 	}
-	c := m.begin(m.stuck)
+	c := m.begin(m.stuck, timeout)
 	p11ctx, generation := t.ctx, m.generation
 	m.mu.Unlock()
 
@@ -344,7 +349,7 @@ func (m *module) settle(again bool) {
 		for _, t := range tokens {
 			closed = append(closed, t.closed)
 		}
-		c := m.begin(false)
+		c := m.begin(false, m.timeout)
 		m.mu.Unlock()
 		results := m.rebuild(tokens, closed, again)
 		m.mu.Lock()

@@ -58,8 +58,9 @@ type Config struct {
 	// of arrival. If zero, 16. A token that has fewer sessions gets fewer.
 	Sessions int
 
-	// Timeout bounds one call into the module, so also Open and Close. If zero, 10 seconds. Of
-	// several tokens of one module, that of the first holds for all.
+	// Timeout bounds one call into the module, so also Open and Close, but for the making of a
+	// key, which has five minutes. If zero, 10 seconds. Of several tokens of one module, that of
+	// the first holds for all.
 	Timeout time.Duration
 
 	// Log is told when the token is lost, found again, refuses the PIN or hangs. If nil,

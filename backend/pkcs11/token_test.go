@@ -138,7 +138,7 @@ func TestYourToken(t *testing.T) {
 
 // suite runs backendtest on a key, which it makes if need be.
 func suite(t *testing.T, uri string, pull func(*testing.T) func(), lacksOAEP ...crypto.Hash) {
-	driver := pkcs11.Driver{Timeout: 5 * time.Second, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	driver := pkcs11.Driver{Timeout: 20 * time.Second, Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	key, err := backend.OpenKey(t.Context(), uri, driver)
 	if errors.Is(err, backend.ErrNotFound) {
 		key, err = backend.Create(t.Context(), uri, backend.Spec{Decrypt: true}, driver)
