@@ -164,12 +164,16 @@ func (d *device) decrypt(ctx context.Context, block []byte, opts crypto.Decrypte
 	})
 }
 
+// mostReopened is how often the token is opened again for one operation: it may be lost once more
+// while that goes on.
+const mostReopened = 3
+
 // use calls f with the key's handle, and again after an error that opening the token anew may
 // mend. trusted says that what f gives the token is in order, so that an unclear error is the
 // token's.
 func (d *device) use(ctx context.Context, trusted bool, f func(crypto11.PrivateKey) ([]byte, error)) ([]byte, error) {
 	m := d.t.m
-	reopened, repeated := false, false
+	reopened, repeated := 0, false
 	for {
 		out, generation, err := m.run(ctx, d.t, func(c *crypto11.Context, generation uint64) ([]byte, error) {
 			k, err := d.find(c, generation)
@@ -201,15 +205,15 @@ func (d *device) use(ctx context.Context, trusted bool, f func(crypto11.PrivateK
 		if !trusted && d.learned(code(err)) {
 			return nil, err
 		}
-		if reopened && !trusted && d.probe(ctx) == nil {
+		if reopened > 0 && !trusted && ambiguous(err) && d.probe(ctx) == nil {
 			// The token is in order: it is how it speaks of a malformed block.
 			d.learn(code(err))
 			return nil, err
 		}
-		if reopened {
+		if reopened == mostReopened {
 			return nil, fmt.Errorf("%w, also after the token was opened again: %w", err, backend.ErrUnavailable)
 		}
-		reopened = true
+		reopened++
 		if err := m.reopen(ctx, d.t, generation, err); err != nil {
 			return nil, err
 		}

@@ -47,6 +47,16 @@ func classOf(err error) class {
 	return request
 }
 
+// ambiguous reports whether an error that calls for opening the token again may be how it speaks
+// of a malformed block. One about sessions, logins and handles is not.
+func ambiguous(err error) bool {
+	switch code(err) {
+	case p11.CKR_DEVICE_ERROR, p11.CKR_OPERATION_NOT_INITIALIZED:
+		return true
+	}
+	return false
+}
+
 // unavailable has err wrap backend.ErrUnavailable, and says so once.
 func unavailable(err error) error {
 	if errors.Is(err, backend.ErrUnavailable) {

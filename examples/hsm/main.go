@@ -54,12 +54,8 @@ func (t *token) keys(ctx context.Context, o serve.Options) (*serve.Keys, error) 
 		Log:    o.Log,
 	}
 	keys, err := serve.Open(ctx, o, in+"scep-ca", ra, pkcs11, file.Driver{})
-	switch {
-	case errors.Is(err, backend.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, backend.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w; the README, under \"The key in an HSM\", has the commands that make a token to try", err)
-	case errors.Is(err, fs.ErrExist):
-		// Few tokens make the two halves of a pair at once.
-		err = fmt.Errorf("%w; if making the key was interrupted, the token may have half of it, which nothing uses: `pkcs11-tool --module %s --token-label %s --login --delete-object --type pubkey --label NAME` removes it", err, t.module, t.label)
 	}
 	return keys, err
 }
