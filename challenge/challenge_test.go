@@ -81,6 +81,7 @@ func TestSuites(t *testing.T) {
 	for name, h := range map[string]challengetest.Harness{
 		"Static":                static(challenge.Static("Old-secret-0", "New-secret-1")),
 		"StaticHashed":          static(hashed),
+		"Prepared":              static(challenge.Prepared("New-secret-1")),
 		"OneTime over Memory":   oneTime(memory, itself),
 		"OneTime over SQLite":   oneTime(file, itself),
 		"Any of Static":         static(challenge.Any(challenge.Static("x"), challenge.Static("New-secret-1"))),

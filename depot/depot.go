@@ -4,11 +4,14 @@
 // renewed, and a spent challenge is good again if it is put again.
 //
 // For service use depot/sqlite, one file on one machine. To write another depot, implement
-// [scep.Depot] (and [scep.Lister] and [scep.ChallengeStore], if there is to be an approval
-// queue and one-time challenges) and run depot/depottest over it.
+// [scep.Depot] (and [scep.Lister], [scep.RevocationLister], [scep.Pruner] and
+// [scep.ChallengeStore], if there is to be an approval queue, a CRL, an end to old records, and
+// one-time challenges) and run depot/depottest over it. Package depot/transfer moves records from
+// one depot to another.
 package depot
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -21,14 +24,15 @@ import (
 )
 
 var (
-	_ scep.Depot          = (*Memory)(nil)
-	_ scep.Lister         = (*Memory)(nil)
-	_ scep.ChallengeStore = (*Memory)(nil)
+	_ scep.Depot            = (*Memory)(nil)
+	_ scep.Lister           = (*Memory)(nil)
+	_ scep.RevocationLister = (*Memory)(nil)
+	_ scep.ChallengeStore   = (*Memory)(nil)
 )
 
-// Memory is a [scep.Depot], a [scep.Lister] and a [scep.ChallengeStore]. Its zero value is
-// empty and ready; it must not be copied after first use. Times are kept to the microsecond
-// and in UTC, as a database would.
+// Memory is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner] and a
+// [scep.ChallengeStore]. Its zero value is empty and ready; it must not be copied after first
+// use. Times are kept to the microsecond and in UTC, as a database would.
 type Memory struct {
 	mu           sync.RWMutex
 	stored       int64 // counts what was created, to tell equal Created apart
@@ -189,6 +193,38 @@ func (m *Memory) List(ctx context.Context, q scep.Query) ([]*scep.Record, error)
 	return found, nil
 }
 
+// Revocations implements [scep.RevocationLister]. It looks at every record.
+func (m *Memory) Revocations(ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var found []scep.Revocation
+	m.mu.RLock()
+	for _, r := range m.records {
+		if r.Serial == nil || !bytes.Equal(r.Issuer, q.Issuer) || r.NotAfter.Before(q.NotAfter) {
+			continue
+		}
+		switch {
+		case r.State == scep.Revoked && !r.Changed.Before(q.Since):
+			found = append(found, scep.Revocation{Serial: r.Serial, Revoked: r.Revoked, Reason: scep.RevocationReason(r.RevocationReason)})
+		case r.State == scep.Issued && !q.Since.IsZero() && !r.Unrevoked.Before(q.Since):
+			found = append(found, scep.Revocation{Serial: r.Serial, Unrevoked: r.Unrevoked})
+		}
+	}
+	m.mu.RUnlock()
+	slices.SortFunc(found, func(a, b scep.Revocation) int { return a.Serial.Cmp(b.Serial) })
+	for _, r := range found {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r.Serial = new(big.Int).Set(r.Serial)
+		if err := yield(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // file puts r among those of its transaction.
 func (m *Memory) file(r *memoryRecord) {
 	all := m.transactions[r.Transaction]
@@ -225,7 +261,7 @@ func keep(ctx context.Context, rec *scep.Record) (*scep.Record, error) {
 		return nil, err
 	}
 	kept := rec.Clone()
-	for _, t := range []*time.Time{&kept.NotAfter, &kept.Revoked, &kept.Created, &kept.Changed} {
+	for _, t := range []*time.Time{&kept.NotAfter, &kept.Revoked, &kept.Unrevoked, &kept.Created, &kept.Changed} {
 		*t = t.UTC().Truncate(time.Microsecond)
 	}
 	return kept, nil

@@ -29,7 +29,11 @@ func (h *Handler) Approve(ctx context.Context, id ID) (*x509.Certificate, error)
 			}
 		}
 		next := *rec
-		if err = h.template(ctx, req, &next); err != nil {
+		a := h.authorityOf(rec)
+		if a == nil || a.ca == nil {
+			a = h.now()
+		}
+		if err = h.template(ctx, req, &next, a); err != nil {
 			return nil, err
 		}
 		next.State, next.Changed = Signing, h.c.Time()

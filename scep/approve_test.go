@@ -48,7 +48,7 @@ func only(t *testing.T, s scep.Lister) *scep.Record {
 func TestApprove(t *testing.T) {
 	h, s, d, ra, id := waiting(t, nil)
 	ctx := context.Background()
-	if rec := only(t, s); rec.State != scep.Pending || rec.Serial != nil || rec.Template != nil {
+	if rec := only(t, s); rec.State != scep.Pending || rec.Serial != nil || rec.Issuer != nil {
 		t.Errorf("while waiting: %+v", rec)
 	}
 	for range 2 { // polls, and repeats the request as some clients do

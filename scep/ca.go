@@ -127,6 +127,11 @@ func (id *Identity) check() error {
 	if !ok || !pub.Equal(cert.PublicKey) {
 		return fmt.Errorf("the key does not belong to the certificate %q; put the certificate of this key first", cert.Subject)
 	}
+	return id.checkChain()
+}
+
+// checkChain reports why the certificates of id are no chain.
+func (id *Identity) checkChain() error {
 	for i := 1; i < len(id.Certificates); i++ {
 		if err := id.Certificates[i-1].CheckSignatureFrom(id.Certificates[i]); err != nil {
 			return fmt.Errorf("certificate %q was not issued by the next one, %q: %w", id.Certificates[i-1].Subject, id.Certificates[i].Subject, err)

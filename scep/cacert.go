@@ -11,10 +11,11 @@ import (
 
 // The content types of RFC 8894, 4. Clients compare them whole: no parameters.
 const (
-	typeMessage = "application/x-pki-message"
-	typeCACert  = "application/x-x509-ca-cert"
-	typeRACert  = "application/x-x509-ca-ra-cert"
-	typeCaps    = "text/plain"
+	typeMessage    = "application/x-pki-message"
+	typeCACert     = "application/x-x509-ca-cert"
+	typeRACert     = "application/x-x509-ca-ra-cert"
+	typeNextCACert = "application/x-x509-next-ca-cert"
+	typeCaps       = "text/plain"
 )
 
 // capabilities is the answer to GetCACaps (RFC 8894, 3.5.2), computed from what is admitted.
@@ -24,6 +25,9 @@ func capabilities(c *Config) []byte {
 	words := []string{"AES", "POSTPKIOperation", "SHA-256", "SHA-384", "SHA-512", "SCEPStandard"}
 	if c.Renewal.On {
 		words = append(words, "Renewal")
+	}
+	if c.Next != nil {
+		words = append(words, "GetNextCACert")
 	}
 	if c.Legacy&TripleDES != 0 {
 		words = append(words, "DES3")

@@ -23,8 +23,23 @@ type Config struct {
 	RA *Identity
 
 	// PastRA still open what devices sealed before RA was replaced. Replies to those are
-	// signed by the one that was addressed.
+	// signed by the one that was addressed. What is addressed to one that is a CA, it issues,
+	// as PastCA do.
 	PastRA []*Identity
+
+	// PastCA issue what is addressed to those of PastRA that they issued, until they have too
+	// little time left; then CA does. Certificates that they issued can be renewed. An
+	// [*Identity] without Key issues nothing, but its certificates can be renewed.
+	PastCA []CA
+
+	// Next will take over from CA. GetNextCACert tells of it (RFC 8894, 4.7), and what is
+	// addressed to it, or to NextRA, it issues (RFC 8894, 5.1). An [*Identity] without Key is
+	// told of, and opens and issues nothing. See [Switch] for how to take over.
+	Next CA
+
+	// NextRA opens requests for Next and signs the replies to them. If nil, Next must be an
+	// [*Identity] that can do both, as with RA.
+	NextRA *Identity
 
 	// Responder signs replies in place of RA, where one key must not have two uses.
 	Responder *Identity
@@ -52,6 +67,20 @@ type Config struct {
 	// and so use up its challenge.
 	AnySigner bool
 
+	// PasswordRecipients serves clients whose message is signed with a key that cannot decrypt
+	// (ECDSA, Ed25519). Otherwise they are refused. The reply to PKCSReq and RenewalReq is
+	// encrypted with the challenge password of the CSR (RFC 8894, 3.1; RFC 5652, 6.2.4), so a
+	// request without one is refused, also a renewal. While it waits, such a client sends its
+	// request again: a poll brings no password, and none is kept.
+	//
+	// Whoever records a reply can try guesses at its password at leisure. Turn this on only
+	// where challenges are long and random, best those of challenge.OneTime, which are spent by
+	// then.
+	//
+	// If Challenge is a [Preparer], requests that are encrypted with their challenge password are
+	// opened as well. Those give more away: who holds one back can use what he guesses.
+	PasswordRecipients bool
+
 	// ReplyChain puts CA.Chain into replies after the issued certificate, for the few clients
 	// (Cisco VPN) that want it. Most want the issued one alone.
 	ReplyChain bool
@@ -62,6 +91,10 @@ type Config struct {
 	// AbsentContent leaves eContent out of FAILURE and PENDING, which is the letter of
 	// RFC 8894, 3.2. Otherwise it is there and empty: certmonger and openssl need that.
 	AbsentContent bool
+
+	// CRL answers GetCRL, and says where certificates have their CRL; see package scep/status.
+	// If nil, GetCRL is not offered.
+	CRL CRLSource
 
 	// RetryWindow is how long after a request was decided the same message gets the same
 	// answer. After that it is a new request, judged afresh. If zero, 24 hours.
@@ -110,7 +143,7 @@ type Renewal struct {
 	Challenge bool
 }
 
-// A ChainMode says which certificates GetCACert returns.
+// A ChainMode says which certificates GetCACert returns, and GetNextCACert.
 type ChainMode uint8
 
 const (

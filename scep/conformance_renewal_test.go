@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"fmt"
 	"math/big"
 	"sync/atomic"
@@ -337,70 +336,5 @@ func TestConformanceCRT(t *testing.T) {
 		wantFail(t, serial(append([]byte{0x7f}, make([]byte, 1000)...)), scep.BadCertID, "")
 		wantFail(t, serial(append([]byte{0, 0}, cert.SerialNumber.Bytes()...)), scep.BadCertID, "no such certificate") // no INTEGER
 		wantFail(t, serial(nil), scep.BadCertID, "no such certificate")
-	})
-}
-
-func TestConformanceCRL(t *testing.T) {
-	c := newTable(t, "CRL")
-	srv := newServer(t, scep.Config{})
-	c.run("CRL-03", func(t *testing.T) {
-		d, cert := holder(t, srv)
-		wantFail(t, d.Send(t, d.GetCRL(t, cert.RawIssuer, cert.SerialNumber)), scep.BadRequest, "GetCRL is not offered")
-		wantFail(t, d.Send(t, d.GetCRL(t, sceptest.CN("another CA"), cert.SerialNumber)), scep.BadRequest, "GetCRL is not offered")
-	})
-	c.run("CRL-04", func(t *testing.T) {
-		d, cert := holder(t, srv)
-		d.TransactionID = "SSCEP transactionId"
-		for range 2 {
-			wantFail(t, d.Send(t, d.GetCRL(t, cert.RawIssuer, cert.SerialNumber)), scep.BadRequest, "")
-			wantCert(t, d.Send(t, d.GetCert(t, cert.RawIssuer, cert.SerialNumber)), cert)
-		}
-	})
-}
-
-func TestConformanceNXT(t *testing.T) {
-	c := newTable(t, "NXT")
-	srv := newServer(t, everything())
-	c.run("NXT-04", func(t *testing.T) {
-		for _, query := range []string{"operation=GetNextCACert", "operation=GetNextCACert&message=x", "operation=getnextcacert"} {
-			if res, _ := get(t, srv.URL+"?"+query); res.StatusCode != 404 {
-				t.Errorf("%s: HTTP %s", query, res.Status)
-			}
-		}
-		if _, body := get(t, srv.URL+"?operation=GetCACaps"); bytes.Contains(body, []byte("GetNextCACert")) {
-			t.Errorf("capabilities are %q", body)
-		}
-	})
-}
-
-func TestConformancePWR(t *testing.T) {
-	c := newTable(t, "PWR")
-	refused := newServer(t, scep.Config{Renewal: scep.Renewal{On: true}})
-	t.Cleanup(func() { wantNothingIssued(t, refused) })
-	c.run("PWR-03", func(t *testing.T) {
-		for _, kind := range []string{sceptest.TypePKCSReq, sceptest.TypeRenewalReq, sceptest.TypeCertPoll, sceptest.TypeGetCert} {
-			for _, key := range []crypto.Signer{sceptest.P256(), sceptest.P384()} {
-				d := sceptest.NewDevice(refused.URL, key, "EC")
-				m := d.PKCSReq(t)
-				m.Type = kind
-				wantFail(t, d.Send(t, m), scep.BadAlg, "")
-			}
-		}
-	})
-	c.run("PWR-05", func(t *testing.T) {
-		derivation := sceptest.TLV(0xa0, sceptest.OID(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}),
-			sceptest.TLV(0x30, sceptest.TLV(4, make([]byte, 8)), sceptest.Integer(1<<31)))
-		kek := sceptest.Algorithm(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 3, 9}, sceptest.Algorithm(asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 1, 2}, sceptest.TLV(4, make([]byte, 16))))
-		password := sceptest.TLV(0xa3, sceptest.Integer(0), derivation, kek, sceptest.TLV(4, make([]byte, 32)))
-		started := time.Now()
-		bends(t, refused, map[string]bend{"2^31 rounds": func(m *sceptest.Message) {
-			m.Envelope.Recipients, m.Envelope.Version = []sceptest.Recipient{{Raw: password}}, 3
-		}}, fails(scep.BadRequest, ""))
-		if took := time.Since(started); took > 10*time.Second {
-			t.Errorf("took %v", took)
-		}
-	})
-	c.run("PWR-06", func(t *testing.T) {
-		bends(t, refused, map[string]bend{"CSR": func(m *sceptest.Message) { m.Content = m.CSR }}, fails(scep.BadRequest, unreadable))
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"unicode/utf16"
 	"unicode/utf8"
 
@@ -77,6 +78,8 @@ func parseCSR(der []byte, key crypto.PublicKey) (csr *parsedCSR, tried bool, err
 	}
 	if key == nil {
 		key = pub
+	} else if reflect.TypeOf(key) != reflect.TypeOf(pub) {
+		return nil, false, errors.New("scep: the message is not signed with the key in the CSR")
 	}
 	hash, err := cms.VerifySignature(key, p.sigAlg, 0, p.info, p.sig.RightAlign())
 	switch {

@@ -53,6 +53,36 @@ type Query struct {
 	Limit   int     // at most so many; 0 or less: 100
 }
 
+// A Pruner is a [Depot] that can forget records.
+type Pruner interface {
+	// Prune deletes records that q selects, at most q.Limit of them, the oldest of each
+	// kind first, and returns how many: 0 means that none are left. It holds up other
+	// callers no longer than a few writes would; call it until it returns 0.
+	//
+	// Records that others depend on are kept, also when their time has come:
+	//
+	//   - while a later Generation of the same transaction is not selected, as a retry
+	//     would not find that one any more;
+	//   - while a record that Renews it is Pending, Signing or Unconfirmed;
+	//   - if it is Issued or Revoked: while the record that it Renews is not before
+	//     q.Expired, whose certificate could be renewed once more.
+	Prune(ctx context.Context, q PruneQuery) (n int, err error)
+}
+
+// A PruneQuery selects records that need no longer be kept. Its zero value selects none.
+//
+// What has been forgotten is as if it had never been: a CRL does not list it, a device that
+// polls is told that there is no such transaction, and a message that is sent again is a new
+// request. So Expired should be before now by [Renewal].Grace at least, and by as long as a CRL
+// is to list certificates that have ended; and the other times by Config.RetryWindow at least.
+type PruneQuery struct {
+	Expired   time.Time // if not zero: records that are Signing, Issued or Revoked, and whose NotAfter is before it
+	Denied    time.Time // if not zero: records that are Denied, and whose Changed is before it
+	Abandoned time.Time // if not zero: records that are Pending, and whose Changed is before it
+	Limit     int       // at most so many; 0 or less: 1000
+	DryRun    bool      // delete nothing; say how many there are, up to Limit
+}
+
 // An ID names a record, or a transaction: 64 lower-case hexadecimal digits, a hash over
 // what the client sent. That includes the challenge password, so who can read a depot can try
 // guesses at a weak one.
@@ -90,7 +120,7 @@ type Record struct {
 	CSR         []byte   // DER, with the challenge password and the signature overwritten
 	Issuer      []byte   // DER of the issuer's name; nil until there is a template
 	Serial      *big.Int // nil until there is a template
-	Template    []byte   // DER of an unsigned certificate (RFC 9925): what is, or will be, signed
+	Template    []byte   // DER of an unsigned certificate (RFC 9925): what is, or will be, signed; of a Pending record only its issuer counts
 	Certificate []byte   // DER, once Issued
 	NotAfter    time.Time
 
@@ -102,7 +132,11 @@ type Record struct {
 	Unconfirmed bool
 
 	Revoked          time.Time // when State became Revoked
-	RevocationReason int       // RFC 5280, 5.3.1
+	RevocationReason int       // a [RevocationReason]
+	Unrevoked        time.Time // when a hold was last lifted
+
+	DecidedBy string // who approved, denied, revoked or unrevoked last, as the program knows them
+	Remark    string // why, for people; no client is told
 
 	Created, Changed time.Time // depots keep microseconds at least, and no time zone
 }
@@ -140,6 +174,54 @@ func (s State) String() string {
 		return stateNames[s]
 	}
 	return "unknown"
+}
+
+// A RevocationLister is a [Depot] that can list what has been revoked, for CRLs. It costs as much
+// as there are revoked certificates, not as much as there are records.
+type RevocationLister interface {
+	// Revocations calls yield with each revocation that q selects, once, in an order of
+	// the depot's own that is the same while nothing changes. yield may call the depot,
+	// and keep what it is given. Its error ends the listing and is returned as it is.
+	//
+	// What is revoked when Revocations is called, and stays so, is not missed. A record
+	// without a serial number is left out.
+	Revocations(ctx context.Context, q RevocationQuery, yield func(Revocation) error) error
+}
+
+// A RevocationQuery selects revocations of certificates with this issuer.
+type RevocationQuery struct {
+	// Issuer is the DER of the issuer's name, compared byte for byte.
+	Issuer []byte
+
+	// NotAfter, if not zero, leaves out certificates that ended before it.
+	NotAfter time.Time
+
+	// Since, if not zero, selects only what has changed then or later: records that are
+	// Revoked and whose Changed is not before Since, and also those that are Issued again
+	// and whose Unrevoked is not before Since.
+	Since time.Time
+}
+
+// A Revocation is what a CRL says of a certificate.
+type Revocation struct {
+	Serial    *big.Int
+	Revoked   time.Time        // zero if it has been unrevoked
+	Reason    RevocationReason // 0 if it has been unrevoked
+	Unrevoked time.Time        // zero unless it has been unrevoked
+}
+
+// A CRLSource has the CRL of a CA. Package scep/status implements it.
+//
+// If it also has a method
+//
+//	DistributionPoints(issuer []byte, serial *big.Int) []string
+//
+// that says which CRLDistributionPoints are written into a certificate, where the [Policy] sets
+// none.
+type CRLSource interface {
+	// CRL returns the DER of the newest full CRL of the issuer with this name (DER) that
+	// covers this serial number, or [ErrNotFound]. The serial number need not exist.
+	CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte, error)
 }
 
 // A ChallengeStore keeps one-time challenges for challenge.OneTime. A depot implements it so

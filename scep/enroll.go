@@ -35,10 +35,13 @@ type outcome struct {
 	cert   *x509.Certificate // nil: the client must poll
 	issued bool              // cert was signed just now
 	err    error             // why cert is nil, if no person must decide
+	crl    []byte            // of GetCRL, which has nothing of the above
 }
 
 func (o *outcome) reason() Reason {
 	switch {
+	case o.crl != nil:
+		return ReasonCRL
 	case o.issued:
 		return ReasonIssued
 	case o.cert != nil:
@@ -93,7 +96,7 @@ func (h *Handler) enroll(ctx context.Context, in *inbound, remote string) (*outc
 		if err != nil {
 			return nil, depotError("reading", rec.ID, err)
 		}
-		if h.current(found) {
+		if h.current(found) && h.answers(found, in.ca) {
 			return h.resume(ctx, found, in.csr.secret)
 		}
 		rec.Generation++
@@ -154,7 +157,7 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 		rec.Via = req.Via
 	}
 	if err == nil {
-		err = h.template(ctx, req, rec)
+		err = h.template(ctx, req, rec, in.ca)
 	}
 	var why *Error
 	switch {
@@ -162,6 +165,9 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 		rec.State = Signing
 	case errors.Is(err, ErrPending):
 		rec.State = Pending
+		if rec.Template, err = sketch(in.ca, req.CSR); err != nil {
+			return out, err
+		}
 	case errors.As(err, &why):
 		return out, err
 	default:
@@ -187,21 +193,24 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 		// Somebody else was quicker with the same message, or the serial number is taken.
 		found, err := h.c.Depot.Get(ctx, rec.ID)
 		switch {
-		case err == nil:
+		case err == nil && h.answers(found, in.ca):
 			return h.resume(ctx, found, req.Secret)
+		case err == nil: // to another CA; next time there is another generation
+			return out, depotError("creating", rec.ID, ErrExists)
 		case !errors.Is(err, ErrNotFound):
 			return out, depotError("reading", rec.ID, err)
 		case rec.State != Signing || tries == 3:
 			return out, depotError("creating", rec.ID, ErrExists)
 		}
-		if err := h.template(ctx, req, rec); err != nil {
+		if err := h.template(ctx, req, rec, in.ca); err != nil {
 			return out, err
 		}
 	}
 }
 
-// template asks the policy and fills in what is to be signed.
-func (h *Handler) template(ctx context.Context, req *Request, rec *Record) error {
+// template asks the policy and fills in what a is to sign, or the current CA if a is a past one
+// that no longer can.
+func (h *Handler) template(ctx context.Context, req *Request, rec *Record, a *authority) error {
 	tmpl, err := h.c.Policy.Template(ctx, req)
 	if err != nil {
 		return err
@@ -211,12 +220,15 @@ func (h *Handler) template(ctx context.Context, req *Request, rec *Record) error
 	}
 	t := *tmpl
 	now := req.now()
-	issuer := h.chain[0]
+	if a.past && (!a.canIssue(now) || a.endsTooSoon(&t, now)) {
+		a = h.now()
+	}
+	issuer := a.cert()
 	if t.NotBefore.Before(issuer.NotBefore) {
 		t.NotBefore = issuer.NotBefore
 	}
 	if t.NotAfter.After(issuer.NotAfter) {
-		if issuer.NotAfter.Sub(now) < t.NotAfter.Sub(now)/10 {
+		if a.endsTooSoon(&t, now) {
 			return fmt.Errorf("scep: CA certificate %q ends at %s, too soon to issue from; renew it", issuer.Subject, issuer.NotAfter.Format(time.RFC3339))
 		}
 		t.NotAfter = issuer.NotAfter
@@ -225,6 +237,11 @@ func (h *Handler) template(ctx context.Context, req *Request, rec *Record) error
 		return fmt.Errorf("scep: template is valid from %s to %s", t.NotBefore.Format(time.RFC3339), t.NotAfter.Format(time.RFC3339))
 	}
 	serial := newSerial()
+	if p, ok := h.c.CRL.(interface {
+		DistributionPoints([]byte, *big.Int) []string
+	}); ok && len(t.CRLDistributionPoints) == 0 {
+		t.CRLDistributionPoints = p.DistributionPoints(issuer.RawSubject, serial)
+	}
 	der, whole, err := marshalTemplate(&t, issuer, serial, req.CSR.RawSubjectPublicKeyInfo)
 	if err != nil {
 		return err
@@ -236,6 +253,11 @@ func (h *Handler) template(ctx context.Context, req *Request, rec *Record) error
 	}
 	rec.Template, rec.Serial, rec.Issuer, rec.NotAfter = der, serial, issuer.RawSubject, whole.NotAfter
 	return nil
+}
+
+// endsTooSoon reports whether less than a tenth of the life that t asks for would be left.
+func (a *authority) endsTooSoon(t *x509.Certificate, now time.Time) bool {
+	return a.cert().NotAfter.Sub(now) < t.NotAfter.Sub(now)/10
 }
 
 // newSerial returns 20 octets, of which 158 bits are random: positive, and as long as

@@ -15,13 +15,14 @@ type Events struct {
 	Waiting  func(context.Context, Event) // a request was put aside, or is still waiting
 	Refused  func(context.Context, Event) // the client was told no
 	Failed   func(context.Context, Event) // our fault: the client was asked to try again, or told 500
+	Revoked  func(context.Context, Event) // a certificate was revoked (Reason is [ReasonRevoked]), or a hold was lifted ([ReasonUnrevoked])
 }
 
 // An Event is the outcome of one request. What was not known when it ended is zero.
 type Event struct {
 	Time          time.Time
 	Duration      time.Duration
-	Operation     string // as "PKIOperation"; "" when Issued
+	Operation     string // as "PKIOperation"; "" when Issued; as "Revoke" when Revoked
 	MessageType   string // as "PKCSReq"
 	Reason        Reason
 	ID            ID
@@ -58,6 +59,8 @@ const (
 	ReasonUnknown      Reason = "unknown"      // no such transaction or certificate
 	ReasonDenied       Reason = "denied"       // by a person
 	ReasonRevoked      Reason = "revoked"      // the certificate asked for again
+	ReasonUnrevoked    Reason = "unrevoked"    // the certificate on hold is good again
+	ReasonCRL          Reason = "crl"          // the CRL was handed out
 	ReasonRefused      Reason = "refused"      // by an Error that names no reason
 	ReasonBusy         Reason = "busy"         // Limits reached
 	ReasonUnavailable  Reason = "unavailable"  // a key, a depot or a challenge did not answer

@@ -39,7 +39,7 @@ func (p inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 func fuzzed(f *testing.F, c scep.Config) (*scep.Handler, *sceptest.Device, *depot.Memory) {
 	f.Helper()
 	memory := new(depot.Memory)
-	c.Depot, c.Log = memory, silent
+	c.Depot, c.Log, c.Next = memory, silent, newNext(f)
 	c.Renewal = scep.Renewal{On: true, Anytime: true}
 	c.Legacy = scep.TripleDES | scep.SHA1 | scep.SingleDES
 	h, err := scep.New(sceptest.Fill(f, c))
@@ -64,7 +64,7 @@ func wantEmpty(t *testing.T, memory *depot.Memory) {
 // FuzzServeHTTP sends anything to a server that admits nobody. It never fails, and remembers
 // nothing.
 func FuzzServeHTTP(f *testing.F) {
-	h, d, memory := fuzzed(f, scep.Config{Challenge: nobody})
+	h, d, memory := fuzzed(f, scep.Config{Challenge: prepared{nobody, nil}, PasswordRecipients: true})
 	const operation = "operation=PKIOperation"
 	for _, change := range []bend{
 		func(*sceptest.Message) {},
@@ -74,6 +74,11 @@ func FuzzServeHTTP(f *testing.F) {
 		func(m *sceptest.Message) { m.Hash, m.Envelope.Cipher = crypto.SHA1, sceptest.SingleDES },
 		func(m *sceptest.Message) { m.Envelope.Recipients[0].OAEP = &sceptest.OAEP{Hash: crypto.SHA256} },
 		func(m *sceptest.Message) { m.Scheme = sceptest.PSS },
+		byPassword(sceptest.Password{Secret: sceptest.Secret, Iterations: 1}),
+		func(m *sceptest.Message) {
+			m.Key = sceptest.P256()
+			m.Certificate = sceptest.Certificate{Key: m.Key}.DER()
+		},
 		func(m *sceptest.Message) { m.Type = sceptest.TypeCertPoll },
 		func(m *sceptest.Message) {
 			m.Certificate = sceptest.Certificate{Key: m.Key, V1: true, Serial: []byte{0xff}}.DER()

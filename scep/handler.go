@@ -15,7 +15,6 @@ package scep
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -30,17 +29,18 @@ import (
 )
 
 // A Handler answers SCEP requests. It is made by [New], safe for concurrent use, owns nothing
-// and starts no goroutine: there is nothing to close.
+// and starts no goroutine: there is nothing to close. Its keys and rules never change; see [Switch].
 type Handler struct {
 	c          Config
-	chain      []*x509.Certificate // of the CA
-	opens      []opener            // first the RA, then the past ones
-	ownKeys    []crypto.PublicKey  // that no device may have
+	cas        []*authority       // first CA, then the next one, then past ones
+	opens      []opener           // first the RA
+	ownKeys    []crypto.PublicKey // that no device may have
 	caps       []byte
 	caCert     []byte
 	caCertType string
-	caGate     gate
+	next       *nextCA       // nil: there is none
 	requests   chan struct{} // holds one token for each request under way
+	derive     gate          // of keys from passwords
 	locks      locks
 }
 
@@ -104,7 +104,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rep.send(w, h.caCertType, h.caCert)
 	case read && strings.EqualFold(operation, "GetNextCACert"):
 		rep.Operation = "GetNextCACert"
-		rep.fail(w, http.StatusNotFound, ReasonHTTP, errors.New("scep: there is no next CA"))
+		h.sendNextCA(w, r, rep)
 	default:
 		rep.Operation = strconv.QuoteToASCII(fmt.Sprintf("%.40s", operation))
 		rep.fail(w, http.StatusBadRequest, ReasonHTTP, errors.New("scep: unknown operation for this method"))
@@ -139,11 +139,13 @@ func (h *Handler) operate(w http.ResponseWriter, r *http.Request, rep *report, b
 			out, err = h.poll(ctx, in)
 		case getCert:
 			out, err = h.getCert(ctx, in)
+		case getCRL:
+			out, err = h.getCRL(ctx, in)
 		default:
 			err = fmt.Errorf("scep: message type %q was opened but is not answered", in.kind)
 		}
 	}
-	if out != nil {
+	if out != nil && out.rec != nil {
 		rep.ID, rep.Certificate = out.rec.ID, out.cert
 		rep.Request = out.req.public()
 	}

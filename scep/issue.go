@@ -42,7 +42,9 @@ func (h *Handler) goOn(ctx context.Context, out *outcome) (*outcome, error) {
 					return out, depotError("reading", rec.ID, err)
 				}
 			}
-			return out, nil
+			if err = h.checkRenewed(ctx, out); err == nil {
+				return out, nil
+			}
 		}
 		if errors.Is(err, ErrStale) {
 			newer, err := h.c.Depot.Get(ctx, rec.ID)
@@ -69,10 +71,13 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 			return h.deny(ctx, out, err)
 		}
 	}
-	if ca := h.chain[0]; !bytes.Equal(tmpl.RawIssuer, ca.RawSubject) || !bytes.Equal(tmpl.AuthorityKeyId, ca.SubjectKeyId) ||
-		!out.req.now().Before(tmpl.NotAfter) {
-		// Written down for a CA that has been replaced, or too long ago. Nobody has it.
-		return h.retemplate(ctx, out)
+	a := h.namedBy(tmpl)
+	if a == nil || a.ca == nil || a.past && !a.canIssue(out.req.now()) {
+		a = h.now() // which has replaced the one that it was written down for
+		return h.retemplate(ctx, out, a)
+	}
+	if !out.req.now().Before(tmpl.NotAfter) { // too long ago; nobody has it
+		return h.retemplate(ctx, out, a)
 	}
 	signCtx := ctx
 	if deadline, ok := ctx.Deadline(); ok {
@@ -82,12 +87,12 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 		defer cancel()
 	}
 	var cert *x509.Certificate
-	err = h.caGate.do(signCtx, func() (err error) {
-		cert, err = h.c.CA.Sign(signCtx, tmpl, out.req.CSR.PublicKey)
+	err = a.gate.do(signCtx, func() (err error) {
+		cert, err = a.ca.Sign(signCtx, tmpl, out.req.CSR.PublicKey)
 		return err
 	})
 	if err == nil {
-		if err := h.checkIssued(cert, out.rec.Template); err != nil {
+		if err := a.checkIssued(cert, out.rec.Template); err != nil {
 			return h.shelve(ctx, out, cert, err)
 		}
 	}
@@ -117,11 +122,35 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 	return nil
 }
 
-// retemplate writes down anew what is to be signed.
-func (h *Handler) retemplate(ctx context.Context, out *outcome) error {
+// checkRenewed revokes the certificate of a renewal, and refuses to hand it out, if the old one was
+// revoked before the new one had been written down: who did that may have returned by then. As
+// the two times are read before the records are written, what a request may take lies between.
+func (h *Handler) checkRenewed(ctx context.Context, out *outcome) error {
+	if out.rec.Renews == "" || !out.rec.Unrevoked.IsZero() {
+		return nil
+	}
+	old, err := h.c.Depot.Get(ctx, out.rec.Renews)
+	if err != nil {
+		return depotError("reading", out.rec.Renews, err)
+	}
+	if old.State != Revoked || old.RevocationReason == int(Superseded) || !old.Revoked.Before(out.rec.Changed.Add(h.c.Limits.Time)) {
+		return nil
+	}
+	rec := *out.rec
+	rec.State, rec.Revoked, rec.RevocationReason, rec.Changed = Revoked, h.c.Time(), old.RevocationReason, h.c.Time()
+	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+		return depotError("updating", rec.ID, err)
+	}
+	out.rec, out.cert, out.issued = &rec, nil, false
+	h.tellDecision(ctx, "Withdraw", &rec)
+	return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message is revoked", nil)
+}
+
+// retemplate writes down anew what is to be signed, by a.
+func (h *Handler) retemplate(ctx context.Context, out *outcome, a *authority) error {
 	req, rec := *out.req, *out.rec
 	req.Approved = true // it was, or did not have to be
-	if err := h.template(ctx, &req, &rec); err != nil {
+	if err := h.template(ctx, &req, &rec, a); err != nil {
 		return h.deny(ctx, out, err)
 	}
 	rec.Changed = h.c.Time()
@@ -163,8 +192,8 @@ func (h *Handler) deny(ctx context.Context, out *outcome, err error) error {
 }
 
 // checkIssued makes sure that a CA signed what it was asked to sign.
-func (h *Handler) checkIssued(cert *x509.Certificate, template []byte) error {
-	if _, ok := h.c.CA.(*Identity); ok {
+func (a *authority) checkIssued(cert *x509.Certificate, template []byte) error {
+	if a.identity() != nil {
 		return nil // signs what it is asked to, and has verified its signature
 	}
 	tmpl, err := parseTemplate(template) // not the one that the CA was given, and may have changed
@@ -193,7 +222,7 @@ func (h *Handler) checkIssued(cert *x509.Certificate, template []byte) error {
 			return fmt.Errorf("it returned a certificate without the extension %v that was asked for", want.Id)
 		}
 	}
-	return cert.CheckSignatureFrom(h.chain[0])
+	return cert.CheckSignatureFrom(a.cert())
 }
 
 // confirm asks the Confirmer for the last word on an issued certificate.
@@ -222,11 +251,14 @@ func (h *Handler) confirm(ctx context.Context, out *outcome) error {
 	rec.Unconfirmed = false
 	rec.Changed = h.c.Time()
 	if refusal != nil {
-		rec.State, rec.Revoked, rec.RevocationReason = Revoked, rec.Changed, 5 // cessationOfOperation
+		rec.State, rec.Revoked, rec.RevocationReason = Revoked, rec.Changed, int(CessationOfOperation)
 	}
 	if err := h.c.Depot.Update(ctx, &rec); err != nil {
 		return depotError("updating", rec.ID, err)
 	}
 	out.rec = &rec
+	if refusal != nil {
+		h.tellDecision(ctx, "Confirm", &rec)
+	}
 	return refusal
 }

@@ -18,7 +18,35 @@ func (h *Handler) poll(ctx context.Context, in *inbound) (*outcome, error) {
 	if err != nil {
 		return nil, fmt.Errorf("scep: looking up a transaction: %w", err)
 	}
+	if err := in.checkPoll(rec); err != nil {
+		return nil, err
+	}
 	return h.resume(ctx, rec, Secret{})
+}
+
+// maxCRL is the size of the largest CRL that is sent over SCEP, where it is copied several times.
+const maxCRL = 1 << 20
+
+// getCRL answers GetCRL, to everybody: a CRL is no secret. It goes by the issuer's name; clients
+// put the CA's own serial number in place of that of the certificate in question.
+func (h *Handler) getCRL(ctx context.Context, in *inbound) (*outcome, error) {
+	unknown := refuse(BadCertID, ReasonUnknown, "no such CRL", nil)
+	if in.issuer == nil {
+		return nil, unknown
+	}
+	crl, err := h.c.CRL.CRL(ctx, in.issuer, in.serial)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, unknown
+	case err != nil:
+		return nil, fmt.Errorf("scep: getting the CRL: %w", err)
+	case len(crl) == 0:
+		return nil, errors.New("scep: Config.CRL returned neither a CRL nor an error")
+	case len(crl) > maxCRL:
+		return nil, refuse(BadRequest, ReasonTooLarge, "the CRL is too large for SCEP; get it from its distribution point",
+			fmt.Errorf("it has %d bytes; divide it into shards", len(crl)))
+	}
+	return &outcome{crl: crl}, nil
 }
 
 // getCert answers GetCert: a client gets its own certificate, which it shows by signing with
@@ -39,7 +67,7 @@ func (h *Handler) getCert(ctx context.Context, in *inbound) (*outcome, error) {
 	if out.cert, err = x509.ParseCertificate(rec.Certificate); err != nil {
 		return out, depotError("reading", rec.ID, err)
 	}
-	if out.cert.CheckSignatureFrom(h.chain[0]) != nil { // a row that we did not write
+	if h.issuerOf(out.cert) == nil { // a row that we did not write
 		out.cert = nil
 		return out, unknown
 	}

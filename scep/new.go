@@ -33,10 +33,11 @@ func New(c Config) (*Handler, error) {
 		}
 	}
 	c.setDefaults()
-	h := &Handler{c: c, caps: capabilities(&c)}
-	fail := func(field string, err error) (*Handler, error) {
-		return nil, fmt.Errorf("scep: Config.%s: %w", field, err)
+	if isNil(c.CRL) {
+		c.CRL = nil
 	}
+	h := &Handler{c: c, caps: capabilities(&c)}
+	fail := func(field string, err error) (*Handler, error) { return nil, fieldError(field, err) }
 	if err := c.Limits.check(); err != nil {
 		return fail("Limits", err)
 	}
@@ -62,98 +63,38 @@ func New(c Config) (*Handler, error) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), c.Limits.Time)
 	defer cancel()
-	chain, err := c.CA.Chain(ctx)
+	s := setup{h: h, c: &c, keys: gates{c.Limits.Keys, map[*Identity]gate{}}}
+	ra, err := s.current(ctx)
 	if err == nil {
-		err = checkCA(chain, c.Time())
+		err = s.upcoming(ctx)
 	}
-	caIdentity, _ := c.CA.(*Identity)
-	if err == nil && caIdentity != nil {
-		err = caIdentity.check()
+	if err == nil {
+		err = s.past(ctx)
 	}
 	if err != nil {
-		return fail("CA", err)
+		return nil, err
 	}
-	h.chain = slices.Clone(chain)
-
-	ra := c.RA
-	if ra == nil {
-		if ra = caIdentity; ra == nil {
-			return nil, fmt.Errorf("scep: Config.RA is required with a Config.CA of type %T, which cannot open requests; make one with file.RA", c.CA)
-		}
-	}
-	gates := map[*Identity]gate{}
-	gateOf := func(id *Identity) gate {
-		if gates[id] == nil {
-			gates[id] = newGate(c.Limits.Keys)
-		}
-		return gates[id]
-	}
-	h.caGate = newGate(c.Limits.Keys)
-	if caIdentity != nil {
-		h.caGate = gateOf(caIdentity)
-	}
-	h.ownKeys = append(h.ownKeys, chain[0].PublicKey)
-
-	if c.Responder != nil {
-		if err := c.Responder.check(); err != nil {
-			return fail("Responder", err)
-		}
-		if err := checkUsage(c.Responder, x509.KeyUsageDigitalSignature, c.Time()); err != nil {
-			return fail("Responder", err)
-		}
-		h.ownKeys = append(h.ownKeys, c.Responder.Key.Public())
-	}
-	for i, id := range append([]*Identity{ra}, c.PastRA...) {
-		field := "RA"
-		switch {
-		case i > 0:
-			field = fmt.Sprintf("PastRA[%d]", i-1)
-		case c.RA == nil:
-			field = "CA"
-		}
-		if id == nil {
-			return fail(field, errors.New("is nil"))
-		}
-		if err := id.check(); err != nil {
-			return fail(field, err)
-		}
-		replier := id
-		if c.Responder != nil {
-			replier = c.Responder
-		}
-		o, err := newOpener(id, replier)
-		if err == nil && i == 0 {
-			usage := x509.KeyUsageKeyEncipherment
-			if c.Responder == nil {
-				usage |= x509.KeyUsageDigitalSignature
-			}
-			err = checkUsage(id, usage, c.Time())
-		}
-		if err != nil {
-			if field == "CA" {
-				err = fmt.Errorf("%w; or set Config.RA (see file.RA)", err)
-			}
-			return fail(field, err)
-		}
-		o.unwraps, o.replies = gateOf(id), gateOf(replier)
-		h.opens = append(h.opens, o)
-		h.ownKeys = append(h.ownKeys, id.Key.Public())
-	}
-	if c.RA != nil && ra.Certificate().CheckSignatureFrom(chain[0]) != nil && !ra.Certificate().Equal(chain[0]) {
-		c.Log.Warn("scep: the RA certificate was not issued by the CA; Apple and Intune clients will refuse it",
-			slog.String("ra", ra.Certificate().Subject.String()), slog.String("ca", chain[0].Subject.String()))
-	}
-
-	if h.caCert, h.caCertType, err = caCertificates(&c, ra, chain); err != nil {
+	s.warn(c.RA, h.now())
+	s.warn(c.NextRA, s.next)
+	if h.caCert, h.caCertType, err = caCertificates(&c, ra, h.now().chain); err != nil {
 		return fail("Chain", err)
 	}
+	if s.next != nil {
+		if h.next, err = newNextCA(&c, s.next.chain, &h.opens[0]); err != nil {
+			return fail("Next", err)
+		}
+	}
 	h.requests = make(chan struct{}, c.Limits.Requests)
+	h.derive = newGate(c.Limits.Keys)
 	return h, nil
 }
 
 func (c *Config) setDefaults() {
 	if isNil(c.Policy) {
 		c.Policy = &Profile{}
+	}
+	if isNil(c.Next) {
+		c.Next = nil
 	}
 	if c.RetryWindow == 0 {
 		c.RetryWindow = 24 * time.Hour
@@ -164,7 +105,7 @@ func (c *Config) setDefaults() {
 	if c.Time == nil {
 		c.Time = time.Now
 	}
-	c.PastRA = slices.Clone(c.PastRA)
+	c.PastRA, c.PastCA = slices.Clone(c.PastRA), slices.Clone(c.PastCA)
 	if c.Renewal.On && c.Renewal.Max == 0 {
 		c.Renewal.Max = 10
 	}
@@ -203,8 +144,8 @@ func (r *Renewal) check() error {
 	return nil
 }
 
-// checkCA reports why nothing can be issued from chain[0].
-func checkCA(chain []*x509.Certificate, now time.Time) error {
+// checkCA reports why chain[0] is the certificate of no CA.
+func checkCA(chain []*x509.Certificate) error {
 	if len(chain) == 0 || slices.Contains(chain, nil) {
 		return errors.New("has no certificate, or one that is nil")
 	}
@@ -217,7 +158,7 @@ func checkCA(chain []*x509.Certificate, now time.Time) error {
 	case len(cert.RawSubject) <= 2:
 		return errors.New("the CA's certificate has an empty subject")
 	}
-	return checkDates(cert, now)
+	return nil
 }
 
 func checkDates(cert *x509.Certificate, now time.Time) error {

@@ -55,12 +55,13 @@ type inbound struct {
 	signer  crypto.PublicKey // of msg.Signer
 	replier *Identity        // signs the reply
 	gate    gate             // of replier
+	ca      *authority       // that was addressed
 	hash    crypto.Hash      // of the reply
 	cipher  cms.Cipher       // of the reply
 
 	csr    *parsedCSR // of RenewalReq and PKCSReq; verified
-	issuer []byte     // of GetCert: DER of Name
-	serial *big.Int   // of GetCert
+	issuer []byte     // of GetCert and GetCRL: DER of Name
+	serial *big.Int   // likewise
 }
 
 // errNoReply is wrapped by errors after which there is nobody to send a CertRep to.
@@ -95,6 +96,7 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 		kind:    messageType(msg.MessageType),
 		replier: h.opens[0].replier,
 		gate:    h.opens[0].replies,
+		ca:      h.now(),
 		hash:    crypto.SHA256,
 		cipher:  cms.AES128,
 	}
@@ -132,18 +134,19 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 	// Authorised types are listed; everything else is refused.
 	switch in.kind {
 	case pkcsReq, certPoll, getCert:
+	case getCRL:
+		if h.c.CRL == nil {
+			return in, refuse(BadRequest, ReasonMessageType, "GetCRL is not offered", nil)
+		}
 	case renewalReq:
 		if !h.c.Renewal.On {
 			return in, refuse(BadRequest, ReasonMessageType, "renewal is not offered", nil)
 		}
-	case getCRL:
-		return in, refuse(BadRequest, ReasonMessageType, "GetCRL is not offered", nil)
 	default:
 		return in, refuse(BadRequest, ReasonMessageType, "message type is not supported", nil)
 	}
-	// A reply that nobody can open must not be prepared for by issuing a certificate.
-	if _, ok := in.signer.(*rsa.PublicKey); !ok {
-		return in, refuse(BadAlg, ReasonAlgorithm, "the message must be signed with an RSA key, to which the reply is encrypted", nil)
+	if err := h.checkDelivery(in); err != nil {
+		return in, err
 	}
 
 	seal, err := h.address(in)
@@ -153,14 +156,17 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 		// inside was taken for one, what is in the messages of others.
 		return in, err
 	}
-	content, err := seal.open(ctx)
+	content, err := h.openEnvelope(ctx, in, seal)
 	if err != nil {
 		return in, err
 	}
-	if in.kind == getCert {
+	if in.kind == getCert || in.kind == getCRL {
 		if in.issuer, in.serial, err = parseIssuerAndSerial(content); err != nil {
 			// For the same reason this is answered, and looked up, as one that is unknown.
-			in.issuer, in.serial = h.chain[0].RawSubject, new(big.Int)
+			in.issuer, in.serial = h.now().cert().RawSubject, new(big.Int)
+			if in.kind == getCRL {
+				in.issuer = nil
+			}
 		}
 		return in, nil
 	}
@@ -176,7 +182,7 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 			if fixed == nil {
 				fixed = h.opens[0].id.Certificate().PublicKey
 			}
-			_, _ = cms.VerifySignature(fixed, sha256WithRSA, 0, content, make([]byte, fixed.(*rsa.PublicKey).Size()))
+			verifyNothing(fixed, content)
 		}
 		return in, unreadable(err)
 	}
@@ -189,14 +195,11 @@ func (h *Handler) open(ctx context.Context, body []byte) (*inbound, error) {
 		}
 	}
 	in.csr = csr
-	return in, nil
+	return in, in.checkPassword()
 }
 
 // maxExponent bounds what verifying with a key of the client's choice costs.
 const maxExponent = 65537
-
-// sha256WithRSA is the DER of an AlgorithmIdentifier.
-var sha256WithRSA = []byte("\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b\x05\x00")
 
 func badAlg(use string, oid asn1.ObjectIdentifier) error {
 	return refuse(BadAlg, ReasonAlgorithm, fmt.Sprintf("%s algorithm %v is not allowed", use, oid), nil)
@@ -227,23 +230,37 @@ type opener struct {
 	unwraps gate
 	replier *Identity
 	replies gate
+	ca      *authority // issues
 }
 
-// match reports whether r names this identity: exactly, or by serial number alone for
-// clients that write the issuer's name in their own way.
-func (o *opener) match(r *cms.Recipient, exact bool) bool {
-	if r.SubjectKeyID != nil {
+// match reports whether r names this identity: exactly; by an issuer that is written in another
+// way, as some clients do; or by the serial number alone.
+func (o *opener) match(r *cms.Recipient, how matching) bool {
+	switch {
+	case r.SubjectKeyID != nil:
 		return bytes.Equal(r.SubjectKeyID, o.cert.SubjectKeyID)
+	case !bytes.Equal(r.RawSerial, o.cert.RawSerial):
+		return false
+	case how == exactly:
+		return bytes.Equal(r.RawIssuer, o.cert.RawIssuer)
 	}
-	return bytes.Equal(r.RawSerial, o.cert.RawSerial) &&
-		(!exact || bytes.Equal(r.RawIssuer, o.cert.RawIssuer))
+	return how == bySerial || sameName(r.RawIssuer, o.cert.RawIssuer)
 }
+
+type matching uint8
+
+const (
+	exactly matching = iota
+	byName
+	bySerial
+)
 
 // envelope is an envelope that is addressed to one of us.
 type envelope struct {
 	*cms.Envelope
 	to        *opener
 	recipient *cms.Recipient
+	password  *cms.PasswordRecipient // in place of both
 }
 
 // address reads the envelope, as far as everybody can, and chooses who opens it and who
@@ -270,13 +287,16 @@ func (h *Handler) address(in *inbound) (*envelope, error) {
 	}
 	o, r := h.recipient(env)
 	if o == nil {
+		if p := h.passwordRecipient(in, env); p != nil {
+			return &envelope{Envelope: env, password: p}, h.checkPasswordRecipient(p)
+		}
 		return nil, refuse(BadRequest, ReasonRecipient, "the request is encrypted to another certificate", nil)
 	}
-	in.replier, in.gate = o.replier, o.replies
+	in.replier, in.gate, in.ca = o.replier, o.replies, o.ca
 	if !transportAllowed(r.Options) {
 		return nil, badAlg("key transport", r.AlgorithmOID)
 	}
-	return &envelope{env, o, r}, nil
+	return &envelope{Envelope: env, to: o, recipient: r}, nil
 }
 
 // transportAllowed reports whether every backend can be expected to know these options.
@@ -291,9 +311,9 @@ func transportAllowed(opts crypto.DecrypterOpts) bool {
 	return opts != nil
 }
 
-// open decrypts the content. It does one private-key operation, and an error means that the
-// key is unavailable.
-func (e *envelope) open(ctx context.Context) ([]byte, error) {
+// unwrap returns the content-encryption key. It does one private-key operation, and an error
+// means that the key is unavailable.
+func (e *envelope) unwrap(ctx context.Context) ([]byte, error) {
 	o, block, size := e.to, e.recipient.EncryptedKey, e.Cipher.KeySize()
 	if !o.fits(block) {
 		// Not a number below the modulus: something else is decrypted in its place, so that
@@ -314,20 +334,15 @@ func (e *envelope) open(ctx context.Context) ([]byte, error) {
 	if len(key) != size {
 		return nil, fmt.Errorf("scep: the key of %q unwrapped %d bytes in place of %d", o.id.Certificate().Subject, len(key), size)
 	}
-	content, ok := e.Decrypt(key)
-	if !ok {
-		// Parsing goes on as if it had been well, and cannot succeed.
-		content[0] = 0
-	}
-	return content, nil
+	return key, nil
 }
 
 // recipient returns the first opener that the envelope names, and how.
 func (h *Handler) recipient(env *cms.Envelope) (*opener, *cms.Recipient) {
-	for _, exact := range []bool{true, false} {
+	for how := exactly; how <= bySerial; how++ {
 		for i := range h.opens {
 			for j := range env.Recipients {
-				if h.opens[i].match(&env.Recipients[j], exact) {
+				if h.opens[i].match(&env.Recipients[j], how) {
 					return &h.opens[i], &env.Recipients[j]
 				}
 			}

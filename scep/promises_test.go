@@ -241,10 +241,11 @@ func TestStaleAndGone(t *testing.T) {
 
 // TestCAReplaced finishes with a new CA what was written down for an old one.
 func TestCAReplaced(t *testing.T) {
-	h, s, ra := serve(t, func(c *scep.Config) {
-		ca := c.CA.(*scep.Identity)
-		c.RA = ca
-		c.CA = sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) {
+	old := sceptest.NewRA(t, sceptest.NewCA(t))
+	ra := old.Certificate()
+	h, s, _ := serve(t, func(c *scep.Config) {
+		c.RA = old
+		c.CA = sceptest.CA{CA: c.CA, On: func(op string, _ *x509.Certificate) (bool, error) {
 			if op == "Sign" {
 				return false, errors.New("token is gone")
 			}
@@ -256,7 +257,7 @@ func TestCAReplaced(t *testing.T) {
 		t.Fatal(a)
 	}
 	next := sceptest.NewCA(t, sceptest.P256())
-	h2, err := scep.New(scep.Config{CA: next, RA: sceptest.NewRA(t, next), PastRA: []*scep.Identity{sceptest.NewCA(t)},
+	h2, err := scep.New(scep.Config{CA: next, RA: sceptest.NewRA(t, next), PastRA: []*scep.Identity{old},
 		Depot: s, Challenge: quick("x"), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

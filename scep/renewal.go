@@ -17,8 +17,10 @@ import (
 // claimsRenewal reports whether a message must be judged as a renewal: by who signed it, not
 // by its type, because many clients renew with PKCSReq.
 func (h *Handler) claimsRenewal(in *inbound) bool {
-	return h.c.Renewal.On && bytes.Equal(in.msg.Signer.RawIssuer, h.chain[0].RawSubject) &&
-		!bytes.Equal(in.msg.Signer.RawSubject, h.chain[0].RawSubject)
+	signer := in.msg.Signer
+	return h.c.Renewal.On && slices.ContainsFunc(h.cas, func(a *authority) bool {
+		return bytes.Equal(signer.RawIssuer, a.cert().RawSubject) && !bytes.Equal(signer.RawSubject, a.cert().RawSubject)
+	})
 }
 
 // owned is a certificate of this handler's, with its record.
@@ -27,8 +29,8 @@ type owned struct {
 	rec  *Record
 }
 
-// ownCertificate returns signer as this CA issued it: in the depot, under this profile, byte
-// for byte, with a signature that verifies. If it is no such certificate, nil.
+// ownCertificate returns signer as a CA of this handler's issued it: in the depot, under this
+// profile, byte for byte, with a signature that verifies. If it is no such certificate, nil.
 func (h *Handler) ownCertificate(ctx context.Context, signer *cms.Certificate) (*owned, error) {
 	serial := new(big.Int).SetBytes(signer.RawSerial) // ours are positive
 	rec, err := h.c.Depot.GetSerial(ctx, signer.RawIssuer, serial)
@@ -45,8 +47,8 @@ func (h *Handler) ownCertificate(ctx context.Context, signer *cms.Certificate) (
 	if err != nil {
 		return nil, depotError("reading", rec.ID, err)
 	}
-	// Only our own CA's certificate is tried as the issuer, never one from the message.
-	if err := cert.CheckSignatureFrom(h.chain[0]); err != nil {
+	// Only certificates of our own CAs are tried as the issuer, never one from the message.
+	if h.issuerOf(cert) == nil {
 		return nil, nil
 	}
 	return &owned{cert, rec}, nil

@@ -39,6 +39,15 @@ func (h *Handler) seal(ctx context.Context, in *inbound, out *outcome, why *Erro
 		if !h.c.NoFailInfoText {
 			attrs.FailInfoText = failInfoText(why.Text)
 		}
+	case out.crl != nil:
+		attrs.PKIStatus = statusSuccess
+		inner, err := cms.CRLOnly(out.crl)
+		if err != nil {
+			return nil, err
+		}
+		if content, err = in.encrypt(inner); err != nil {
+			return nil, err
+		}
 	case out.cert == nil:
 		attrs.PKIStatus = statusPending
 	default:
@@ -57,11 +66,11 @@ func (h *Handler) seal(ctx context.Context, in *inbound, out *outcome, why *Erro
 	return reply, err
 }
 
-// envelope encrypts cert to the certificate that signed the request.
+// envelope encrypts cert for whoever signed the request.
 func (h *Handler) envelope(in *inbound, cert *x509.Certificate) ([]byte, error) {
 	certificates := [][]byte{cert.Raw} // the issued one first, never in DER order
-	if h.c.ReplyChain {
-		for _, c := range h.chain {
+	if a := h.namedBy(cert); h.c.ReplyChain && a != nil {
+		for _, c := range a.chain {
 			certificates = append(certificates, c.Raw)
 		}
 	}
@@ -69,7 +78,7 @@ func (h *Handler) envelope(in *inbound, cert *x509.Certificate) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	return cms.Encrypt(inner, in.cipher, in.msg.Signer, in.signer)
+	return in.encrypt(inner)
 }
 
 // failInfoText bounds what a refusal says and keeps it to one line.

@@ -1,5 +1,6 @@
-// Package depottest tests implementations of [scep.Depot], and of [scep.Lister] and
-// [scep.ChallengeStore] where a depot has those too. It needs nothing but the harness:
+// Package depottest tests implementations of [scep.Depot], and of [scep.Lister],
+// [scep.RevocationLister], [scep.Pruner] and [scep.ChallengeStore] where a depot has those too.
+// It needs nothing but the harness:
 //
 //	func TestRedis(t *testing.T) {
 //		depottest.TestDepot(t, depottest.Harness{
@@ -62,6 +63,8 @@ type clause struct {
 	// One of these is set. It reports how the promise was broken.
 	depot      func(context.Context, scep.Depot) error
 	lister     func(context.Context, lister) error
+	revoked    func(context.Context, revoker) error
+	prune      func(context.Context, pruner) error
 	challenges func(context.Context, scep.ChallengeStore) error
 	reopen     func(context.Context, scep.Depot, func() scep.Depot) error
 }
@@ -72,12 +75,18 @@ type lister interface {
 	scep.Lister
 }
 
+// A revoker is a depot that can list revocations.
+type revoker interface {
+	scep.Depot
+	scep.RevocationLister
+}
+
 // A gap is something that the depot does not offer.
 type gap string
 
 func (g gap) Error() string { return string(g) }
 
-var clauses = slices.Concat(depotClauses, dataClauses, listClauses, challengeClauses)
+var clauses = slices.Concat(depotClauses, dataClauses, listClauses, revocationClauses, pruneClauses, challengeClauses)
 
 // run holds a fresh depot to c.
 func (c clause) run(t *testing.T, h Harness) error {
@@ -92,6 +101,18 @@ func (c clause) run(t *testing.T, h Harness) error {
 			return gap(fmt.Sprintf("%T is not a scep.Lister", d))
 		}
 		check = func() error { return c.lister(ctx, l) }
+	case c.revoked != nil:
+		r, ok := d.(revoker)
+		if !ok {
+			return gap(fmt.Sprintf("%T is not a scep.RevocationLister", d))
+		}
+		check = func() error { return c.revoked(ctx, r) }
+	case c.prune != nil:
+		p, ok := d.(pruner)
+		if !ok {
+			return gap(fmt.Sprintf("%T is not a scep.Pruner", d))
+		}
+		check = func() error { return c.prune(ctx, p) }
 	case c.challenges != nil:
 		s, ok := d.(scep.ChallengeStore)
 		if !ok {

@@ -22,15 +22,17 @@ type broken struct {
 
 	forgets bool // when it is opened again
 
-	create func(b *broken, ctx context.Context, rec *scep.Record) error
-	update func(b *broken, ctx context.Context, rec *scep.Record) error
-	get    func(b *broken, ctx context.Context, id scep.ID) (*scep.Record, error)
-	latest func(b *broken, ctx context.Context, transaction scep.ID) (*scep.Record, error)
-	serial func(b *broken, ctx context.Context, issuer []byte, serial *big.Int) (*scep.Record, error)
-	list   func(b *broken, ctx context.Context, q scep.Query) ([]*scep.Record, error)
-	put    func(b *broken, ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error
-	find   func(b *broken, ctx context.Context, hash scep.ID) (*scep.OneTimeChallenge, error)
-	spend  func(b *broken, ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error)
+	create  func(b *broken, ctx context.Context, rec *scep.Record) error
+	update  func(b *broken, ctx context.Context, rec *scep.Record) error
+	get     func(b *broken, ctx context.Context, id scep.ID) (*scep.Record, error)
+	latest  func(b *broken, ctx context.Context, transaction scep.ID) (*scep.Record, error)
+	serial  func(b *broken, ctx context.Context, issuer []byte, serial *big.Int) (*scep.Record, error)
+	list    func(b *broken, ctx context.Context, q scep.Query) ([]*scep.Record, error)
+	revoked func(b *broken, ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error
+	prune   func(b *broken, ctx context.Context, q scep.PruneQuery) (int, error)
+	put     func(b *broken, ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error
+	find    func(b *broken, ctx context.Context, hash scep.ID) (*scep.OneTimeChallenge, error)
+	spend   func(b *broken, ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error)
 }
 
 func (b *broken) Create(ctx context.Context, rec *scep.Record) error {
@@ -75,6 +77,13 @@ func (b *broken) List(ctx context.Context, q scep.Query) ([]*scep.Record, error)
 	return b.Memory.List(ctx, q)
 }
 
+func (b *broken) Revocations(ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error {
+	if b.revoked != nil {
+		return b.revoked(b, ctx, q, yield)
+	}
+	return b.Memory.Revocations(ctx, q, yield)
+}
+
 func (b *broken) PutChallenge(ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error {
 	if b.put != nil {
 		return b.put(b, ctx, c, now, limit)
@@ -99,13 +108,17 @@ func (b *broken) SpendChallenge(ctx context.Context, hash, by scep.ID, now time.
 // contended is the record that the clause UpdateContended counts with.
 var contended = id("counter")
 
-// faults are named for what the depot does wrong, with the clauses that must find it.
-var faults = []struct {
+// A fault is named for what the depot does wrong, with the clauses that must find it.
+type fault struct {
 	name string
 	b    broken
 	want string // clauses that must fail
 	also string // clauses that may fail because of it
-}{
+}
+
+var faults = slices.Concat(recordFaults, pruneFaults)
+
+var recordFaults = []fault{
 	{"nothing", broken{}, "", ""},
 	{"missing is no error", broken{get: func(b *broken, ctx context.Context, id scep.ID) (*scep.Record, error) {
 		rec, err := b.Memory.Get(ctx, id)
@@ -113,7 +126,7 @@ var faults = []struct {
 			return nil, nil
 		}
 		return rec, err
-	}}, "Missing", "CreateSerial UpdateMissing Cancelled"},
+	}}, "Missing", "CreateSerial UpdateMissing Cancelled PruneSelects PruneForgets PruneLimit PruneGeneration PruneRenewing PruneRenewed PruneTogether"},
 	{"overwrites", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		err := b.Memory.Create(ctx, rec)
 		if !errors.Is(err, scep.ErrExists) {
@@ -132,7 +145,7 @@ var faults = []struct {
 	}}, "CreateOnce", "CreateVersion Reopen"},
 	{"sets no version", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		return b.Memory.Create(ctx, rec.Clone())
-	}}, "CreateVersion", ""},
+	}}, "CreateVersion", "PruneRenewing PruneTogether"},
 	{"serial numbers twice", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		clone := rec.Clone()
 		if clone.Serial != nil {
@@ -165,7 +178,7 @@ var faults = []struct {
 			}
 		}
 		return b.Memory.Create(ctx, rec)
-	}}, "CreateNilSerial", ""},
+	}}, "CreateNilSerial", "Revocations"},
 	{"ignores versions", broken{update: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		there, err := b.Memory.Get(ctx, rec.ID)
 		if err != nil {
@@ -192,10 +205,10 @@ var faults = []struct {
 			return b.Memory.Create(ctx, rec)
 		}
 		return err
-	}}, "UpdateMissing", ""},
+	}}, "UpdateMissing", "PruneForgets PruneTogether"},
 	{"update leaves the caller's version", broken{update: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		return b.Memory.Update(ctx, rec.Clone())
-	}}, "UpdateVersion", "UpdateContended"},
+	}}, "UpdateVersion", "UpdateContended Revocations"},
 	{"the oldest is the latest", broken{
 		create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 			err := b.Memory.Create(ctx, rec)
@@ -217,7 +230,7 @@ var faults = []struct {
 			defer b.mu.Unlock()
 			return b.Memory.Get(ctx, b.kept[transaction].ID)
 		},
-	}, "LatestNewest LatestTie", "Fields"},
+	}, "LatestNewest LatestTie", "Fields PruneForgets"},
 	{"sanitises IDs", broken{get: func(b *broken, ctx context.Context, bad scep.ID) (*scep.Record, error) {
 		if !bad.Valid() {
 			bad = id("sanitised")
@@ -278,7 +291,7 @@ var faults = []struct {
 		err := b.Memory.Create(ctx, clone)
 		rec.Version = clone.Version
 		return err
-	}}, "Times", "Fields CopiesIn CopiesOut Cancelled Reopen"},
+	}}, "Times", "Fields CopiesIn CopiesOut Cancelled Reopen RevocationsNotAfter PruneSelects PruneForgets PruneRenewed"},
 	{"issuers in small letters", broken{serial: func(b *broken, ctx context.Context, issuer []byte, serial *big.Int) (*scep.Record, error) {
 		rec, err := b.Memory.GetSerial(ctx, issuer, serial)
 		if errors.Is(err, scep.ErrNotFound) {
@@ -291,7 +304,7 @@ var faults = []struct {
 			serial = new(big.Int).SetUint64(serial.Uint64())
 		}
 		return b.Memory.GetSerial(ctx, issuer, serial)
-	}}, "Serials", "CopiesOut CreateSerial CreateSerialOfAnotherIssuer IssuerBytes UpdateSerial"},
+	}}, "Serials", "CopiesOut CreateSerial CreateSerialOfAnotherIssuer IssuerBytes RevocationsEnd UpdateSerial"},
 	{"ignores the context", broken{get: func(b *broken, ctx context.Context, id scep.ID) (*scep.Record, error) {
 		return b.Memory.Get(context.WithoutCancel(ctx), id)
 	}}, "Cancelled", ""},
@@ -334,6 +347,37 @@ var faults = []struct {
 		}
 		return got, err
 	}}, "ListCopies", ""},
+	{"lists no reasons", broken{revoked: func(b *broken, ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error {
+		return b.Memory.Revocations(ctx, q, func(r scep.Revocation) error { r.Reason = 0; return yield(r) })
+	}}, "Revocations", "RevocationsSince"},
+	{"lists expired certificates", broken{revoked: func(b *broken, ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error {
+		q.NotAfter = time.Time{}
+		return b.Memory.Revocations(ctx, q, yield)
+	}}, "RevocationsNotAfter", ""},
+	{"lists all revocations", broken{revoked: func(b *broken, ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error {
+		q.Since = time.Time{}
+		return b.Memory.Revocations(ctx, q, yield)
+	}}, "RevocationsSince", ""},
+	{"goes on listing", broken{revoked: func(b *broken, ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error {
+		return b.Memory.Revocations(ctx, q, func(r scep.Revocation) error { yield(r); return nil })
+	}}, "RevocationsEnd", ""},
+	{"lists in any order", broken{revoked: func(b *broken, ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error {
+		var all []scep.Revocation
+		if err := b.Memory.Revocations(ctx, q, func(r scep.Revocation) error { all = append(all, r); return nil }); err != nil {
+			return err
+		}
+		b.mu.Lock()
+		if b.count++; b.count%2 == 0 {
+			slices.Reverse(all)
+		}
+		b.mu.Unlock()
+		for _, r := range all {
+			if err := yield(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}, "RevocationsOrder", ""},
 	{"forgets", broken{forgets: true}, "Reopen ChallengeReopen", ""},
 	{"keeps what is set to nothing", broken{update: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		clone := rec.Clone()

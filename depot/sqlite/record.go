@@ -11,23 +11,27 @@ import (
 const (
 	insertRecord = `INSERT INTO record (id, trans, version, state, profile, created, changed,
 		issuer, serial, not_after, revoked, revocation_reason, unconfirmed, generation, renews,
-		fail_info, reason, via, remote_addr, transaction_id, subject, san, csr, template, renewed_by)
-		VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		fail_info, reason, via, remote_addr, transaction_id, subject, san, csr, template, renewed_by,
+		unrevoked, decided_by, remark)
+		VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 	// updateRecord is for the usual case, that no indexed column but the state changes:
 	// SQLite writes index entries anew for every column that is set, changed or not. The
 	// names do not change either, as the template, which has the serial number, is the same.
 	updateRecord = `UPDATE record SET version = version + 1, state = ?1, profile = ?2, changed = ?3,
-		not_after = ?4, revoked = ?5, revocation_reason = ?6, unconfirmed = ?7, generation = ?8,
-		renews = ?9, fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
-		transaction_id = ?14, csr = ?15, template = ?16, renewed_by = ?23
-		WHERE id = ?17 AND version = ?18 AND trans = ?19 AND created IS ?20 AND issuer IS ?21 AND serial IS ?22`
+		revoked = ?5, revocation_reason = ?6, unconfirmed = ?7,
+		fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
+		transaction_id = ?14, csr = ?15, template = ?16, renewed_by = ?23,
+		unrevoked = ?24, decided_by = ?25, remark = ?26
+		WHERE id = ?17 AND version = ?18 AND trans = ?19 AND created IS ?20 AND issuer IS ?21 AND serial IS ?22
+		AND not_after IS ?4 AND generation = ?8 AND renews IS ?9`
 
 	replaceRecord = `UPDATE record SET version = version + 1, state = ?1, profile = ?2, changed = ?3,
 		not_after = ?4, revoked = ?5, revocation_reason = ?6, unconfirmed = ?7, generation = ?8,
 		renews = ?9, fail_info = ?10, reason = ?11, via = ?12, remote_addr = ?13,
 		transaction_id = ?14, csr = ?15, template = ?16, renewed_by = ?23,
-		trans = ?19, created = ?20, issuer = ?21, serial = ?22, subject = ?24, san = ?25
+		unrevoked = ?24, decided_by = ?25, remark = ?26,
+		trans = ?19, created = ?20, issuer = ?21, serial = ?22, subject = ?27, san = ?28
 		WHERE id = ?17 AND version = ?18`
 
 	putCertificate = `INSERT INTO certificate (record, der) SELECT stored, ?2 FROM record WHERE id = ?1
@@ -40,8 +44,9 @@ const (
 	selectRecord = `SELECT id, trans, version, state, profile, created, changed,
 		(SELECT name FROM issuer WHERE number = record.issuer), serial, not_after, revoked,
 		revocation_reason, unconfirmed, generation, renews, fail_info, reason, via, remote_addr,
-		transaction_id, csr, template, renewed_by, (SELECT der FROM certificate WHERE certificate.record = record.stored) FROM record`
-	recordColumns = 24
+		transaction_id, csr, template, renewed_by, (SELECT der FROM certificate WHERE certificate.record = record.stored),
+		unrevoked, decided_by, remark FROM record`
+	recordColumns = 27
 
 	getRecord    = selectRecord + ` WHERE id = ?`
 	latestRecord = selectRecord + ` WHERE trans = ? ORDER BY created DESC, stored DESC LIMIT 1`
@@ -67,7 +72,8 @@ func (db *DB) Create(ctx context.Context, rec *scep.Record) error {
 		_, err = w.insertRecord.exec(r.id, r.trans, int64(r.State), r.Profile, micros(r.Created), micros(r.Changed),
 			issuer, r.serial, micros(r.NotAfter), micros(r.Revoked), int64(r.RevocationReason), truth(r.Unconfirmed),
 			int64(r.Generation), r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
-			text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template), allDigits(r.RenewedBy))
+			text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template), allDigits(r.RenewedBy),
+			micros(r.Unrevoked), text(r.DecidedBy), text(r.Remark))
 		if err == nil && len(r.Certificate) > 0 {
 			_, err = w.putCertificate.exec(r.id, r.Certificate)
 		}
@@ -96,13 +102,13 @@ func (db *DB) Update(ctx context.Context, rec *scep.Record) error {
 			r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
 			text(r.TransactionID), blob(r.CSR), blob(r.Template),
 			r.id, r.Version, r.trans, micros(r.Created), issuer, r.serial,
-			allDigits(r.RenewedBy),
+			allDigits(r.RenewedBy), micros(r.Unrevoked), text(r.DecidedBy), text(r.Remark),
 			nil, nil,
 		}
-		n, err := w.updateRecord.exec(args[:23]...)
+		n, err := w.updateRecord.exec(args[:26]...)
 		if err == nil && n == 0 {
 			subject, san := names(r.Record)
-			args[23], args[24] = text(subject), text(san)
+			args[26], args[27] = text(subject), text(san)
 			n, err = w.replaceRecord.exec(args[:]...)
 		}
 		if err != nil {
@@ -283,5 +289,8 @@ func decode(row []driver.Value) *scep.Record {
 		Template:         toBlob(row[21]),
 		RenewedBy:        toIDs(row[22]),
 		Certificate:      toBlob(row[23]),
+		Unrevoked:        toTime(row[24]),
+		DecidedBy:        toText(row[25]),
+		Remark:           toText(row[26]),
 	}
 }

@@ -101,6 +101,45 @@ var migrations = [...][]string{{
 
 	`CREATE INDEX challenge_unspent ON challenge (profile, expires) WHERE spent_by IS NULL`,
 	`CREATE INDEX challenge_forget ON challenge (forget)`,
+}, {
+	`ALTER TABLE record ADD COLUMN unrevoked INTEGER`,
+	`ALTER TABLE record ADD COLUMN decided_by TEXT`,
+	`ALTER TABLE record ADD COLUMN remark TEXT`,
+
+	`DROP VIEW certificates`,
+	`CREATE VIEW certificates AS SELECT
+		lower(hex(r.id)) AS id,
+		CASE r.state WHEN 1 THEN 'pending' WHEN 2 THEN 'signing' WHEN 3 THEN 'issued' WHEN 4 THEN 'denied' WHEN 5 THEN 'revoked' END AS state,
+		r.profile,
+		r.subject,
+		r.san,
+		lower(hex(r.serial)) AS serial,
+		datetime(r.created / 1000000, 'unixepoch') AS created,
+		datetime(r.not_after / 1000000, 'unixepoch') AS not_after,
+		datetime(r.revoked / 1000000, 'unixepoch') AS revoked,
+		CASE r.state WHEN 5 THEN r.revocation_reason END AS revocation_reason, -- RFC 5280, 5.3.1
+		r.decided_by,
+		r.remark,
+		r.transaction_id,
+		r.remote_addr,
+		r.csr,
+		c.der AS certificate
+	FROM record AS r LEFT JOIN certificate AS c ON c.record = r.stored`,
+
+	// These have all that a CRL needs, so that listing reads no records.
+	`CREATE INDEX record_revoked ON record (issuer, serial, not_after, revoked, revocation_reason)
+		WHERE state = 5 AND serial IS NOT NULL`,
+	`CREATE INDEX record_revoked_since ON record (issuer, changed, serial, not_after, revoked, revocation_reason)
+		WHERE state = 5 AND serial IS NOT NULL`,
+	`CREATE INDEX record_unrevoked_since ON record (issuer, unrevoked, serial, not_after, state)
+		WHERE state = 3 AND unrevoked IS NOT NULL AND serial IS NOT NULL`,
+}, {
+	// For Prune. Most records have no place in the others.
+	`CREATE INDEX record_not_after ON record (not_after) WHERE not_after IS NOT NULL`,
+	`CREATE INDEX record_denied ON record (changed) WHERE state = 4`,
+	`CREATE INDEX record_pending ON record (changed) WHERE state = 1`,
+	`CREATE INDEX record_generation ON record (trans, generation) WHERE generation > 0`,
+	`CREATE INDEX record_renewing ON record (renews) WHERE renews IS NOT NULL AND (state < 3 OR unconfirmed <> 0)`,
 }}
 
 const (

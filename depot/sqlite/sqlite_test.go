@@ -338,6 +338,8 @@ func TestClosed(t *testing.T) {
 		"Latest":         func() error { _, err := db.Latest(ctx, rec.ID); return err },
 		"GetSerial":      func() error { _, err := db.GetSerial(ctx, rec.Issuer, rec.Serial); return err },
 		"List":           func() error { _, err := db.List(ctx, scep.Query{}); return err },
+		"Revocations":    func() error { return db.Revocations(ctx, scep.RevocationQuery{}, nil) },
+		"Prune":          func() error { _, err := db.Prune(ctx, scep.PruneQuery{Expired: time.Now()}); return err },
 		"GetChallenge":   func() error { _, err := db.GetChallenge(ctx, rec.ID); return err },
 		"SpendChallenge": func() error { _, err := db.SpendChallenge(ctx, rec.ID, rec.ID, rec.Created); return err },
 		"PutChallenge": func() error {

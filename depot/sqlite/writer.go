@@ -203,6 +203,8 @@ type writer struct {
 	forgetChallenges, countChallenges, insertChallenge *statement
 	spendChallenge, spentBy                            *statement
 
+	prune map[string]*statement
+
 	issuers map[string]int64 // numbers of those that are in the file
 	row     []driver.Value   // for one value
 }

@@ -6,7 +6,9 @@
 //   - [Client.Renew] to get the next one, authorised by the certificate that there is,
 //   - [Client.Poll] to go on with a request that had to wait for a person, perhaps in another
 //     process and days later, from the [Pending] that was kept,
-//   - [Client.GetCert] to get a certificate of one's own once more.
+//   - [Client.GetCert] to get a certificate of one's own once more,
+//   - [Client.GetCRL] to get the CRL,
+//   - [Client.NextCA] to learn in time of the CA that will take over.
 //
 // [Client.Capabilities] and [Client.CACertificates] show what a server says of itself; the
 // others ask it by themselves.

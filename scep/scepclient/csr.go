@@ -85,7 +85,11 @@ func makeCSR(ctx context.Context, tmpl *x509.CertificateRequest, usage x509.KeyU
 	if err != nil {
 		return nil, err
 	}
-	sig, err := crypto.SignMessage(bind(ctx, key), rand.Reader, info, hash)
+	random := rand.Reader
+	if _, ok := key.(*ecdsa.PrivateKey); ok {
+		random = nil // signs deterministically (RFC 6979), so that the same request is the same CSR
+	}
+	sig, err := crypto.SignMessage(bind(ctx, key), random, info, hash)
 	if err != nil {
 		return nil, fmt.Errorf("scepclient: signing the CSR: %w", err)
 	}

@@ -58,8 +58,8 @@ func (c *Client) Renew(ctx context.Context, old *x509.Certificate, oldKey crypto
 	return c.request(ctx, r, old, oldKey)
 }
 
-// session asks the server what it can do and for its CA.
-func (c *Client) session(ctx context.Context) (*session, Capabilities, error) {
+// session asks the server what it can do and, if ca is nil, for its CA.
+func (c *Client) session(ctx context.Context, ca *CA) (*session, Capabilities, error) {
 	caps, err := c.Capabilities(ctx)
 	if err != nil {
 		return nil, caps, err
@@ -68,15 +68,18 @@ func (c *Client) session(ctx context.Context) (*session, Capabilities, error) {
 	if err != nil {
 		return nil, caps, err
 	}
-	ca, err := c.CACertificates(ctx)
-	if err != nil {
-		return nil, caps, err
+	if ca == nil {
+		if ca, err = c.CACertificates(ctx); err != nil {
+			return nil, caps, err
+		}
+	} else if !ca.Authenticated && !c.InsecureAnyCA {
+		return nil, caps, errors.New("scepclient: Request.CA was taken from a server without Client.Fingerprints and Client.Roots")
 	}
 	return &session{c: c, ca: ca, suite: suite}, caps, nil
 }
 
 func (c *Client) request(ctx context.Context, r Request, old *x509.Certificate, oldKey crypto.Signer) (*Result, error) {
-	s, caps, err := c.session(ctx)
+	s, caps, err := c.session(ctx, r.CA)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +95,12 @@ func (c *Client) request(ctx context.Context, r Request, old *x509.Certificate, 
 		messageType = typeRenewalReq
 	}
 	s.id, s.by = w.id, w.by
+	if byPassword(s.by.key) {
+		if s.password, err = challengeOf(w.csr); err != nil {
+			return nil, err
+		}
+		s.messageType, s.csr = messageType, w.csr.Raw
+	}
 	certs, err := s.exchange(ctx, messageType, w.csr.Raw)
 	if errors.Is(err, errPending) {
 		p := &Pending{
@@ -133,6 +142,9 @@ func (c *Client) Poll(ctx context.Context, p *Pending, key crypto.Signer) (*Resu
 	if err := c.check(); err != nil {
 		return nil, err
 	}
+	if key != nil && byPassword(key) {
+		return nil, errors.New("scepclient: the key is no RSA key, and Poll cannot open a reply with the challenge password: call Enroll or Renew again, with the same Request.TransactionID and the same of everything else")
+	}
 	if err := checkSignerKey("the key", key); err != nil {
 		return nil, err
 	}
@@ -162,6 +174,10 @@ func (s *session) poll(ctx context.Context, p *Pending, pub crypto.PublicKey, nu
 	if err != nil {
 		return nil, err
 	}
+	messageType := typeCertPoll
+	if !s.password.Empty() {
+		messageType, content = s.messageType, s.csr
+	}
 	var last error // of the poll before
 	next := s.c.retryDelay()
 	for ; number <= s.c.retries(); number++ {
@@ -174,7 +190,7 @@ func (s *session) poll(ctx context.Context, p *Pending, pub crypto.PublicKey, nu
 				return nil, &PendingError{p, err}
 			}
 		}
-		certs, err := s.exchange(ctx, typeCertPoll, content)
+		certs, err := s.exchange(ctx, messageType, content)
 		next = s.c.retryDelay()
 		var (
 			failure   *FailureError
@@ -219,7 +235,7 @@ func (c *Client) GetCert(ctx context.Context, issuer []byte, serial *big.Int, ce
 	if !equalKeys(cert.PublicKey, key.Public()) {
 		return nil, fmt.Errorf("scepclient: the key is not that of the certificate %.100q", cert.Subject)
 	}
-	s, _, err := c.session(ctx)
+	s, _, err := c.session(ctx, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -23,11 +23,10 @@ import (
 	"github.com/scepkit/scepkit/scep/sceptest"
 )
 
-// startServer starts a server to enrol with, and returns its URL and the fingerprint of its CA.
-func startServer(c scep.Challenge) (srv *httptest.Server, fingerprint string) {
-	key := sceptest.RSA(7)
+// exampleCA makes a self-signed CA.
+func exampleCA(name string, key *rsa.PrivateKey) *scep.Identity {
 	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Example CA"},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
 		BasicConstraintsValid: true, IsCA: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
@@ -40,8 +39,15 @@ func startServer(c scep.Challenge) (srv *httptest.Server, fingerprint string) {
 	if err != nil {
 		log.Fatal(err)
 	}
+	return &scep.Identity{Certificates: []*x509.Certificate{cert}, Key: key}
+}
+
+// startServer starts a server to enrol with, and returns its URL and the fingerprint of its CA.
+func startServer(c scep.Challenge) (srv *httptest.Server, fingerprint string) {
+	ca := exampleCA("Example CA", sceptest.RSA(7))
 	h, err := scep.New(scep.Config{
-		CA:        &scep.Identity{Certificates: []*x509.Certificate{cert}, Key: key},
+		CA:        ca,
+		Next:      exampleCA("Next CA", sceptest.RSA(6)),
 		Depot:     &depot.Memory{},
 		Challenge: c,
 		Renewal:   scep.Renewal{On: true, Anytime: true},
@@ -49,7 +55,7 @@ func startServer(c scep.Challenge) (srv *httptest.Server, fingerprint string) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	return httptest.NewServer(h), scepclient.Fingerprint(cert)
+	return httptest.NewServer(h), scepclient.Fingerprint(ca.Certificate())
 }
 
 func Example() {
@@ -150,4 +156,40 @@ func ExampleClient_CACertificates() {
 		fmt.Println(cert.Subject, scepclient.Fingerprint(cert) == fingerprint, ca.Authenticated)
 	}
 	// Output: CN=Example CA true false
+}
+
+// A device learns of the next CA while the current one can still say who that is.
+func ExampleClient_NextCA() {
+	srv, fingerprint := startServer(challenge.Static("secret"))
+	defer srv.Close()
+	ctx := context.Background()
+	client := &scepclient.Client{URL: srv.URL + "/scep", Fingerprints: []string{fingerprint}}
+	key := sceptest.RSA(0)
+	now, err := client.Enroll(ctx, scepclient.Request{
+		Key:       key,
+		Template:  &x509.CertificateRequest{Subject: pkix.Name{CommonName: "device-3"}},
+		Challenge: scep.NewSecret("secret"),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("by", now.Chain[0].Subject)
+
+	next, err := client.NextCA(ctx)
+	if errors.Is(err, scepclient.ErrNoNextCA) {
+		return // ask again another day
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+	// For the time after the change; keep it with the other one.
+	client.Fingerprints = append(client.Fingerprints, scepclient.Fingerprint(next.Issuer))
+	renewed, err := client.Renew(ctx, now.Certificate, key, scepclient.Request{Key: sceptest.RSA(1), CA: next})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("by", renewed.Chain[0].Subject)
+	// Output:
+	// by CN=Example CA
+	// by CN=Next CA
 }

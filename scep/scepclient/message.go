@@ -23,6 +23,7 @@ const (
 	typePKCSReq    = "19"
 	typeCertPoll   = "20"
 	typeGetCert    = "21"
+	typeGetCRL     = "22"
 )
 
 // The values of pkiStatus (RFC 8894, 3.2.1.3).
@@ -39,6 +40,12 @@ type session struct {
 	suite Suite
 	id    string // transaction ID
 	by    party
+
+	// Where replies are encrypted with the challenge password, the request is sent again in
+	// place of a poll, which would bring no password.
+	password    scep.Secret
+	messageType string
+	csr         []byte
 }
 
 // errPending says that the server answered PENDING.
@@ -47,13 +54,25 @@ var errPending = errors.New("scepclient: the request waits for approval")
 // exchange sends content as a message of this type and returns the certificates of the answer:
 // at least one. It returns errPending or a *FailureError if that is what the server said.
 func (s *session) exchange(ctx context.Context, messageType string, content []byte) ([]*x509.Certificate, error) {
-	message, nonce, err := s.seal(ctx, messageType, content)
+	certs, _, err := s.ask(ctx, messageType, content)
+	if err == nil && len(certs) == 0 {
+		err = errors.New("scepclient: the reply says SUCCESS but has no certificate")
+	}
 	if err != nil {
 		return nil, err
 	}
+	return certs, nil
+}
+
+// ask is exchange for an answer that may have no certificates, and has CRLs.
+func (s *session) ask(ctx context.Context, messageType string, content []byte) ([]*x509.Certificate, [][]byte, error) {
+	message, nonce, err := s.seal(ctx, messageType, content)
+	if err != nil {
+		return nil, nil, err
+	}
 	a, err := s.c.send(ctx, s.suite.POST, message)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return s.open(ctx, a, nonce)
 }
@@ -79,62 +98,59 @@ func (s *session) seal(ctx context.Context, messageType string, content []byte) 
 
 // open reads a CertRep (RFC 8894, 3.3.2). Nothing in it counts before its signature has been
 // verified with a key that was known before: the certificates that it brings are not looked at.
-func (s *session) open(ctx context.Context, a *answer, nonce []byte) ([]*x509.Certificate, error) {
+func (s *session) open(ctx context.Context, a *answer, nonce []byte) ([]*x509.Certificate, [][]byte, error) {
 	msg, err := cms.ParseMessage(a.body)
 	if err != nil {
-		return nil, a.unexpected("PKIOperation", "a pkiMessage", err)
+		return nil, nil, a.unexpected("PKIOperation", "a pkiMessage", err)
 	}
-	if err := s.verify(msg); err != nil {
-		return nil, err
+	if err := s.c.verify("reply", msg, s.ca.Signers); err != nil {
+		return nil, nil, err
 	}
 	switch {
 	case msg.MessageType != typeCertRep:
-		return nil, fmt.Errorf("scepclient: the reply has messageType %.20q in place of CertRep", msg.MessageType)
+		return nil, nil, fmt.Errorf("scepclient: the reply has messageType %.20q in place of CertRep", msg.MessageType)
 	case subtle.ConstantTimeCompare(msg.TransactionID, []byte(s.id)) != 1:
-		return nil, errors.New("scepclient: the reply belongs to another transaction")
+		return nil, nil, errors.New("scepclient: the reply belongs to another transaction")
 	case subtle.ConstantTimeCompare(msg.RecipientNonce, nonce) != 1:
-		return nil, errors.New("scepclient: the reply is not to this message: its recipientNonce is another, or missing")
+		return nil, nil, errors.New("scepclient: the reply is not to this message: its recipientNonce is another, or missing")
 	case msg.PKIStatus == statusFailure:
-		return nil, newFailure(msg)
+		return nil, nil, newFailure(msg)
 	case msg.FailInfo != "":
-		return nil, fmt.Errorf("scepclient: the reply contradicts itself: it has pkiStatus %.20q and failInfo %.20q", msg.PKIStatus, msg.FailInfo)
+		return nil, nil, fmt.Errorf("scepclient: the reply contradicts itself: it has pkiStatus %.20q and failInfo %.20q", msg.PKIStatus, msg.FailInfo)
 	case msg.PKIStatus == statusPending:
-		return nil, errPending
+		return nil, nil, errPending
 	case msg.PKIStatus != statusSuccess:
-		return nil, fmt.Errorf("scepclient: the reply has an unknown pkiStatus, %.20q", msg.PKIStatus)
+		return nil, nil, fmt.Errorf("scepclient: the reply has an unknown pkiStatus, %.20q", msg.PKIStatus)
 	}
 	plain, err := s.decrypt(ctx, msg.Content)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	certs, _, err := cms.ParseCertsOnly(plain)
+	certs, crls, err := cms.ParseCertsOnly(plain)
 	if err != nil {
-		return nil, fmt.Errorf("scepclient: the reply does not hold a certs-only message, or does not decrypt with the key of the request: %w", err)
+		return nil, nil, fmt.Errorf("scepclient: the reply does not hold a certs-only message, or does not decrypt with the key of the request: %w", err)
 	}
-	if len(certs) == 0 {
-		return nil, errors.New("scepclient: the reply says SUCCESS but has no certificate")
-	}
-	return certs, nil
+	return certs, crls, nil
 }
 
-// verify checks the signature of a reply with the keys of the CA.
-func (s *session) verify(msg *cms.Message) error {
+// verify checks a signature of the server's with keys of its CA.
+func (c *Client) verify(what string, msg *cms.Message, signers []*x509.Certificate) error {
 	switch msg.Digest {
 	case crypto.SHA256, crypto.SHA384, crypto.SHA512, crypto.SHA224:
 	case crypto.SHA1:
-		if s.c.Legacy&scep.SHA1 == 0 {
-			return errors.New("scepclient: the reply is signed with SHA-1, which needs Client.Legacy to have scep.SHA1")
+		if c.Legacy&scep.SHA1 == 0 {
+			return fmt.Errorf("scepclient: the %s is signed with SHA-1, which needs Client.Legacy to have scep.SHA1", what)
 		}
 	default:
-		return fmt.Errorf("scepclient: the reply is signed with digest algorithm %v, which is not accepted", msg.DigestOID)
+		return fmt.Errorf("scepclient: the %s is signed with digest algorithm %v, which is not accepted", what, msg.DigestOID)
 	}
 	var err error
-	for _, cert := range s.ca.Signers {
+	for _, cert := range signers {
 		if err = msg.Verify(cert.PublicKey); err == nil {
 			return nil
 		}
 	}
-	return fmt.Errorf("scepclient: the reply is not signed by %s: %w", describe(s.ca.Signers), err)
+	return fmt.Errorf("scepclient: the %s is not signed by %s: %w", what, describe(signers), err)
 }
 
 // decrypt opens an envelope (RFC 8894, 3.2.2).
@@ -153,6 +169,17 @@ func (s *session) decrypt(ctx context.Context, ber []byte) ([]byte, error) {
 		return nil, errors.New("scepclient: the reply is encrypted with single DES, which is never accepted; the server must be set to AES, or updated")
 	default:
 		return nil, fmt.Errorf("scepclient: the reply is encrypted with algorithm %v, which is not accepted", env.CipherOID)
+	}
+	if !s.password.Empty() {
+		key, err := s.unwrapPassword(env)
+		if err != nil {
+			return nil, err
+		}
+		plain, ok := env.Decrypt(key)
+		if !ok {
+			return nil, errors.New("scepclient: the reply does not decrypt with the challenge password")
+		}
+		return plain, nil
 	}
 	r := s.recipient(env)
 	if r == nil {

@@ -20,7 +20,7 @@ import (
 type Request struct {
 	// Key is the key that the certificate is for. Unless SignerKey is given, it also signs the
 	// message and opens the reply: then it must be RSA and implement [crypto.Decrypter] or
-	// [scep.Unwrapper].
+	// [scep.Unwrapper], or PasswordReply must be set.
 	Key crypto.Signer
 
 	// SignerKey signs the message and opens the reply in place of Key, which may then be of
@@ -52,6 +52,18 @@ type Request struct {
 	// which others can read on the way.
 	HideSubject bool
 
+	// PasswordReply lets a key that cannot decrypt (ECDSA, Ed25519) sign the message; for Renew,
+	// the old key. The reply is then encrypted with the challenge password, which must not be
+	// empty (RFC 8894, 3.1), and whoever records it can try guesses at that. Few servers
+	// offer it. While such a request waits it is sent again in place of polls. Poll cannot go
+	// on with it: call Enroll or Renew once more, with the same TransactionID and the same of
+	// everything else.
+	PasswordReply bool
+
+	// CA is who is asked: a result of NextCA or CACertificates. If nil, what CACertificates
+	// returns now.
+	CA *CA
+
 	// RenewAsPKCSReq has Renew send a PKCSReq to a server that does not offer RenewalReq. Some
 	// take that for a renewal because of who signed it.
 	RenewAsPKCSReq bool
@@ -72,7 +84,7 @@ func checkSignerKey(name string, key crypto.Signer) error {
 	if _, ok := key.Public().(*rsa.PublicKey); !ok {
 		hint := ""
 		if name == "Request.Key" {
-			hint = "; give an RSA key as Request.SignerKey, if the server takes that"
+			hint = "; give an RSA key as Request.SignerKey, if the server takes that, or set Request.PasswordReply, if the server offers it"
 		}
 		return fmt.Errorf("scepclient: %s is no RSA key, and no other can open replies%s", name, hint)
 	}
@@ -163,6 +175,9 @@ func (r *Request) check(old *x509.Certificate, oldKey crypto.Signer) error {
 	if r.Key == nil && (r.CSR == nil || old == nil && r.SignerKey == nil) {
 		return errors.New("scepclient: Request.Key is nil")
 	}
+	if r.CA != nil && (r.CA.Recipient == nil || len(r.CA.issuers) == 0) {
+		return errors.New("scepclient: Request.CA is no authenticated result of NextCA or CACertificates")
+	}
 	if r.CSR != nil && (r.Template != nil || r.KeyUsage != 0 || len(r.ExtKeyUsage) > 0 || !r.Challenge.Empty()) {
 		return errors.New("scepclient: Request.CSR is complete: Template, KeyUsage, ExtKeyUsage and Challenge must be zero beside it")
 	}
@@ -173,15 +188,15 @@ func (r *Request) check(old *x509.Certificate, oldKey crypto.Signer) error {
 		if r.SignerKey != nil {
 			return errors.New("scepclient: Request.SignerKey must be nil in a renewal, which is signed with the old key")
 		}
-		return checkSignerKey("the old key", oldKey)
+		return r.checkSigner("the old key", oldKey)
 	}
 	if r.CSR == nil && r.Template == nil {
 		return errors.New("scepclient: Request.Template is nil: it says which subject the certificate is to have")
 	}
 	if r.SignerKey != nil {
-		return checkSignerKey("Request.SignerKey", r.SignerKey)
+		return r.checkSigner("Request.SignerKey", r.SignerKey)
 	}
-	return checkSignerKey("Request.Key", r.Key)
+	return r.checkSigner("Request.Key", r.Key)
 }
 
 // templateOf returns the names of a certificate.
@@ -207,6 +222,9 @@ func (c *Client) selfSigned(ctx context.Context, key crypto.Signer, subject []by
 		NotBefore:    now.Add(-time.Hour),
 		NotAfter:     now.AddDate(1, 0, 0), // servers that look at it let requests wait for long
 		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+	}
+	if byPassword(key) {
+		tmpl.KeyUsage = x509.KeyUsageDigitalSignature
 	}
 	if len(subject) <= 2 { // nil, or a name without attributes, which would be its issuer too
 		tmpl.RawSubject, tmpl.Subject = nil, pkix.Name{CommonName: "SCEP client"}

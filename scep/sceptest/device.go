@@ -21,9 +21,9 @@ type Device struct {
 	URL           string        // of the SCEP service, without a query
 	Key           crypto.Signer // for which it wants a certificate
 	Subject       []byte        // DER of Name; if nil, CN=device
-	Challenge     string
-	TransactionID string       // if empty, made of Key
-	Client        *http.Client // if nil, http.DefaultClient
+	Challenge     string        // also opens replies if the key that signs cannot decrypt
+	TransactionID string        // if empty, made of Key
+	Client        *http.Client  // if nil, http.DefaultClient
 
 	// Signer and Certificate sign messages in place of Key and a self-signed certificate.
 	Signer      crypto.Signer
@@ -53,6 +53,15 @@ func NewDevice(url string, key crypto.Signer, commonName string) *Device {
 func (d *Device) As(cert *x509.Certificate, key crypto.Signer) *Device {
 	c := *d
 	c.Certificate, c.Signer, c.Challenge = cert.Raw, key, ""
+	return &c
+}
+
+// To returns a copy of d that takes these certificates for the answer to GetCACert, as those of the
+// next CA (RFC 8894, 5.1): messages are encrypted to one of them, and replies must be signed by one.
+func (d *Device) To(ca ...*x509.Certificate) *Device {
+	c := *d
+	c.ca = &caAnswer{certs: ca}
+	c.ca.once.Do(func() {})
 	return &c
 }
 
@@ -132,7 +141,7 @@ func (d *Device) RenewalReq(t testing.TB) *Message {
 func (d *Device) Request(t testing.TB, messageType string, csr CSR) *Message {
 	t.Helper()
 	m := d.Message(t, messageType, csr.DER())
-	m.CSR = m.Envelope.Content
+	m.CSR, m.Password = m.Envelope.Content, csr.Challenge
 	return m
 }
 

@@ -24,7 +24,7 @@ func (p *replyParser) envelope(der []byte) {
 		return
 	}
 	var version int
-	var recipients, recipient, rid, transport, key, info, alg, text cryptobyte.String
+	var recipients, info, alg, text cryptobyte.String
 	var contentType asn1.ObjectIdentifier
 	ok = env.ReadASN1Integer(&version) && env.ReadASN1(&recipients, cbasn1.SET) && env.ReadASN1(&info, cbasn1.SEQUENCE) && env.Empty() &&
 		info.ReadASN1ObjectIdentifier(&contentType) && info.ReadASN1Element(&alg, cbasn1.SEQUENCE) &&
@@ -33,18 +33,17 @@ func (p *replyParser) envelope(der []byte) {
 		return
 	}
 	p.check(contentType.Equal(oidData), "ENV-1: encrypted content is %v, not id-data", contentType)
-	ok = recipients.ReadASN1(&recipient, cbasn1.SEQUENCE) && recipients.Empty() &&
-		recipient.ReadASN1Integer(&version) && recipient.ReadASN1Element(&rid, cbasn1.SEQUENCE) &&
-		recipient.ReadASN1Element(&transport, cbasn1.SEQUENCE) && recipient.ReadASN1(&key, cbasn1.OCTET_STRING) && recipient.Empty()
-	if !p.check(ok, "ENV-2: not exactly one recipient") {
+	cek, ok := p.contentKey(version, recipients)
+	if !ok {
 		return
 	}
-	issuer, serial := issuerAndSerial(p.m.Certificate)
-	p.check(bytes.Equal(rid, TLV(TagSequence, issuer, serial)), "ENV-2: the recipient is not the certificate that signed the request")
-	p.check(bytes.Equal(transport, Algorithm(oidRSA, null)), "ENV-2: key transport is %x, not rsaEncryption", transport)
-
-	plain, err := p.decrypt(alg, key, text)
+	plain, err := p.decrypt(alg, cek, text)
 	if !p.check(err == nil, "ENV-3: %v", err) {
+		return
+	}
+	if p.m.Type == TypeGetCRL {
+		p.r.CRL, err = parseCRLOnly(plain)
+		p.check(err == nil, "ENV-6: %v", err)
 		return
 	}
 	certs, err := ParseCertsOnly(plain)
@@ -55,7 +54,33 @@ func (p *replyParser) envelope(der []byte) {
 	p.pick(certs)
 }
 
-func (p *replyParser) decrypt(alg cryptobyte.String, key, text []byte) ([]byte, error) {
+// contentKey checks ENV-2 and opens the recipient: the certificate that signed the request or, if
+// its key cannot decrypt, the challenge password.
+func (p *replyParser) contentKey(version int, recipients cryptobyte.String) ([]byte, bool) {
+	var recipient, rid, transport, key cryptobyte.String
+	private, ok := p.m.Key.(crypto.Decrypter)
+	if !ok {
+		ok = version == 3 && recipients.ReadASN1(&recipient, tagged(3)) && recipients.Empty()
+		if !p.check(ok, "ENV-2: not exactly one password recipient") {
+			return nil, false
+		}
+		cek, err := passwordKey(recipient, p.m.Password)
+		return cek, p.check(err == nil, "ENV-3: %v", err)
+	}
+	ok = version == 0 && recipients.ReadASN1(&recipient, cbasn1.SEQUENCE) && recipients.Empty() &&
+		recipient.ReadASN1Integer(&version) && recipient.ReadASN1Element(&rid, cbasn1.SEQUENCE) &&
+		recipient.ReadASN1Element(&transport, cbasn1.SEQUENCE) && recipient.ReadASN1(&key, cbasn1.OCTET_STRING) && recipient.Empty()
+	if !p.check(ok, "ENV-2: not exactly one recipient") {
+		return nil, false
+	}
+	issuer, serial := issuerAndSerial(p.m.Certificate)
+	p.check(bytes.Equal(rid, TLV(TagSequence, issuer, serial)), "ENV-2: the recipient is not the certificate that signed the request")
+	p.check(bytes.Equal(transport, Algorithm(oidRSA, null)), "ENV-2: key transport is %x, not rsaEncryption", transport)
+	cek, err := private.Decrypt(nil, key, &rsa.PKCS1v15DecryptOptions{})
+	return cek, p.check(err == nil, "ENV-3: %v", err)
+}
+
+func (p *replyParser) decrypt(alg cryptobyte.String, cek, text []byte) ([]byte, error) {
 	var seq, iv cryptobyte.String
 	var oid asn1.ObjectIdentifier
 	if !alg.ReadASN1(&seq, cbasn1.SEQUENCE) || !seq.ReadASN1ObjectIdentifier(&oid) || !seq.ReadASN1(&iv, cbasn1.OCTET_STRING) || !seq.Empty() {
@@ -65,14 +90,6 @@ func (p *replyParser) decrypt(alg cryptobyte.String, key, text []byte) ([]byte, 
 	p.r.Cipher = Cipher(i)
 	if asked := p.m.Envelope; i < 0 || Cipher(i) == SingleDES || Cipher(i) != AES128 && (asked == nil || asked.Cipher != Cipher(i)) {
 		return nil, fmt.Errorf("cipher %v is neither AES-128-CBC nor that of the request", oid)
-	}
-	private, ok := p.m.Key.(crypto.Decrypter)
-	if !ok {
-		return nil, errors.New("the key that signed the request cannot decrypt")
-	}
-	cek, err := private.Decrypt(nil, key, &rsa.PKCS1v15DecryptOptions{})
-	if err != nil {
-		return nil, err
 	}
 	if len(cek) != ciphers[i].key {
 		return nil, fmt.Errorf("content encryption key has %d bytes", len(cek))
@@ -155,6 +172,25 @@ func ParseCertsOnly(der []byte) ([]*x509.Certificate, error) {
 		return nil, errors.New("sceptest: certs-only: it is empty")
 	}
 	return list, nil
+}
+
+// parseCRLOnly reads the degenerate SignedData of a reply to GetCRL: one CRL, and nothing else.
+func parseCRLOnly(der []byte) ([]byte, error) {
+	if err := checkDER(der); err != nil {
+		return nil, fmt.Errorf("sceptest: CRL: %w", err)
+	}
+	sd, ok := contentInfo(der, oidSigned)
+	var version int
+	var digests, eci, crls, crl, infos cryptobyte.String
+	var contentType asn1.ObjectIdentifier
+	ok = ok && sd.ReadASN1Integer(&version) && version == 1 && sd.ReadASN1(&digests, cbasn1.SET) && digests.Empty() &&
+		sd.ReadASN1(&eci, cbasn1.SEQUENCE) && eci.ReadASN1ObjectIdentifier(&contentType) && eci.Empty() && contentType.Equal(oidData) &&
+		sd.ReadASN1(&crls, tagged(1)) && sd.ReadASN1(&infos, cbasn1.SET) && infos.Empty() && sd.Empty() &&
+		crls.ReadASN1Element(&crl, cbasn1.SEQUENCE) && crls.Empty()
+	if !ok {
+		return nil, errors.New("sceptest: not a degenerate SignedData with one CRL in crls, without certificates, content and signers")
+	}
+	return crl, nil
 }
 
 // checkDER reports lengths that are not minimal, and constructed strings.

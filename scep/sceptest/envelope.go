@@ -54,7 +54,7 @@ type Envelope struct {
 	Ciphertext func([]byte) []byte // has the last word on it
 	Pieces     int                 // if positive, encryptedContent is constructed, of pieces so long
 	Indefinite bool                // lengths
-	Version    int64               // if zero, 0, or 2 if a recipient is named by key identifier
+	Version    int64               // if zero, 0, or 2 if a recipient is named by key identifier, or 3 if there is a password
 	Bare       bool                // no ContentInfo around it
 	Type       asn1.ObjectIdentifier
 	EncType    asn1.ObjectIdentifier // of the encrypted content; if nil, id-data
@@ -64,12 +64,13 @@ type Envelope struct {
 type Recipient struct {
 	Certificate *x509.Certificate // to whom, and by which name
 
-	KeyID        bool   // name it by subjectKeyIdentifier
-	Issuer       []byte // DER of Name in place of the certificate's
-	Serial       []byte // content octets in place of the certificate's
-	OAEP         *OAEP  // if nil, PKCS#1 v1.5
-	Algorithm    []byte // AlgorithmIdentifier in place of the right one
-	Key          []byte // what is encrypted, in place of the content-encryption key
+	KeyID        bool      // name it by subjectKeyIdentifier
+	Issuer       []byte    // DER of Name in place of the certificate's
+	Serial       []byte    // content octets in place of the certificate's
+	Password     *Password // in place of Certificate
+	OAEP         *OAEP     // if nil, PKCS#1 v1.5
+	Algorithm    []byte    // AlgorithmIdentifier in place of the right one
+	Key          []byte    // what is encrypted, in place of the content-encryption key
 	EncryptedKey func([]byte) []byte
 
 	Raw []byte // the whole RecipientInfo; nothing else matters then
@@ -127,6 +128,9 @@ func (r Recipient) der(w writer, key []byte) []byte {
 	}
 	if r.Key != nil {
 		key = r.Key
+	}
+	if r.Password != nil {
+		return r.Password.der(key)
 	}
 	pub := r.Certificate.PublicKey.(*rsa.PublicKey)
 	algorithm := Algorithm(oidRSA, null)
@@ -202,6 +206,9 @@ func (e Envelope) BER() []byte {
 	for _, r := range e.Recipients {
 		if r.KeyID && version == 0 {
 			version = 2
+		}
+		if r.Password != nil && e.Version == 0 {
+			version = 3
 		}
 		recipients = append(recipients, r.der(w, key))
 	}

@@ -50,6 +50,7 @@ type Message struct {
 	CSR      []byte // that is in the envelope, if any
 
 	Key         crypto.Signer // signs, and opens the reply
+	Password    string        // opens the reply if Key cannot decrypt
 	Certificate []byte        // of Key, DER
 	Bag         [][]byte      // all certificates, in this order; if nil, Certificate
 

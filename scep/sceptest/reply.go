@@ -36,6 +36,7 @@ type Reply struct {
 	Cipher       Cipher
 	Certificate  *x509.Certificate   // the one asked for
 	Certificates []*x509.Certificate // all, in the order in which they came
+	CRL          []byte              // of GetCRL, DER
 }
 
 // Values of pkiStatus.

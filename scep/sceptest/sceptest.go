@@ -43,7 +43,7 @@ type Server struct {
 
 // NewServer starts a server at the path /scep and everything below it. Of c, it fills in what is
 // required and missing: CA is [NewCA], or, if it is none that can open requests, RA is [NewRA] by
-// it; Depot is in memory; Challenge admits [Secret]; Log is the test's output.
+// it, and so with Next and NextRA; Depot is in memory; Challenge admits [Secret]; Log is the test's output.
 func NewServer(t testing.TB, c scep.Config) *Server {
 	t.Helper()
 	c = Fill(t, c)
@@ -74,6 +74,9 @@ func Fill(t testing.TB, c scep.Config) scep.Config {
 		if ca != nil && (c.CA != scep.CA(ca) || !canOpen(ca)) {
 			c.RA = NewRA(t, ca)
 		}
+	}
+	if next := identity(c.Next); next != nil && next.Key != nil && c.NextRA == nil && (c.Next != scep.CA(next) || !canOpen(next)) {
+		c.NextRA = NewRA(t, next)
 	}
 	if c.Depot == nil {
 		c.Depot = new(depot.Memory)

@@ -3,6 +3,7 @@ package sceptest
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	_ "crypto/md5"
 	"crypto/rand"
 	"crypto/rsa"
@@ -26,6 +27,9 @@ func (s Scheme) algorithm(key crypto.PublicKey, hash crypto.Hash) []byte {
 	if _, ok := key.(*ecdsa.PublicKey); ok {
 		return Algorithm(ecdsaSignatureOIDs[hash], nil)
 	}
+	if _, ok := key.(ed25519.PublicKey); ok {
+		return Algorithm(oidEd25519, nil)
+	}
 	switch s {
 	case PlainRSA:
 		return Algorithm(oidRSA, null)
@@ -43,6 +47,9 @@ func (s Scheme) algorithm(key crypto.PublicKey, hash crypto.Hash) []byte {
 
 // sign signs data.
 func (s Scheme) sign(key crypto.Signer, hash crypto.Hash, data []byte) []byte {
+	if _, ok := key.Public().(ed25519.PublicKey); ok {
+		return must(key.Sign(nil, data, crypto.Hash(0)))
+	}
 	h := hash.New()
 	h.Write(data)
 	var opts crypto.SignerOpts = hash

@@ -77,3 +77,25 @@ func ParseCertsOnly(ber []byte) (certificates []*x509.Certificate, crls [][]byte
 	}
 	return certificates, crls, nil
 }
+
+// CRLOnly writes a degenerate SignedData with this DER CRL and no certificates.
+func CRLOnly(crl []byte) ([]byte, error) {
+	b := cryptobyte.NewBuilder(make([]byte, 0, len(crl)+64))
+	b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		addOID(b, oidSignedData)
+		b.AddASN1(explicit(0), func(b *cryptobyte.Builder) {
+			b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
+				b.AddASN1Int64(1)
+				b.AddASN1(casn1.SET, func(*cryptobyte.Builder) {})
+				b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) { addOID(b, oidData) })
+				b.AddASN1(explicit(1), func(b *cryptobyte.Builder) { b.AddBytes(crl) })
+				b.AddASN1(casn1.SET, func(*cryptobyte.Builder) {})
+			})
+		})
+	})
+	out, err := b.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("cms: %w", err)
+	}
+	return out, nil
+}

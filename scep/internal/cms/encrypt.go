@@ -79,15 +79,41 @@ func padding(block []byte) (length, ok int) {
 // and serial of to, exactly as they were received. The key transport is PKCS#1 v1.5, as all
 // clients know no other. It refuses DES.
 func Encrypt(content []byte, c Cipher, to *Certificate, pub crypto.PublicKey) ([]byte, error) {
-	if c == DES || c.KeySize() == 0 {
-		return nil, fmt.Errorf("cms: cannot encrypt with %v", c)
-	}
 	if err := CheckKey(pub); err != nil {
 		return nil, err
 	}
 	rsaKey, ok := pub.(*rsa.PublicKey)
 	if !ok {
 		return nil, fmt.Errorf("cms: cannot encrypt for a key of type %T", pub)
+	}
+	s, err := encryptContent(content, c)
+	if err != nil {
+		return nil, err
+	}
+	//lint:ignore SA1019 SCEP has no other key transport that all clients know.
+	encryptedKey, err := rsa.EncryptPKCS1v15(rand.Reader, rsaKey, s.key)
+	if err != nil {
+		return nil, fmt.Errorf("cms: %w", err)
+	}
+	return s.write(0, len(encryptedKey)+len(to.RawIssuer)+len(to.RawSerial), func(b *cryptobyte.Builder) {
+		b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1Int64(0)
+			addIssuerAndSerial(b, to)
+			addAlgorithm(b, oidRSA, true)
+			b.AddASN1OctetString(encryptedKey)
+		})
+	})
+}
+
+// encrypted is content under a fresh key.
+type encrypted struct {
+	cipher        Cipher
+	key, iv, text []byte
+}
+
+func encryptContent(content []byte, c Cipher) (*encrypted, error) {
+	if c == DES || c.KeySize() == 0 {
+		return nil, fmt.Errorf("cms: cannot encrypt with %v", c)
 	}
 	key := make([]byte, c.KeySize())
 	rand.Read(key) // never fails
@@ -106,34 +132,25 @@ func Encrypt(content []byte, c Cipher, to *Certificate, pub crypto.PublicKey) ([
 		text[i] = byte(pad)
 	}
 	cipher.NewCBCEncrypter(block, iv).CryptBlocks(text, text)
-	//lint:ignore SA1019 SCEP has no other key transport that all clients know.
-	encryptedKey, err := rsa.EncryptPKCS1v15(rand.Reader, rsaKey, key)
-	if err != nil {
-		return nil, fmt.Errorf("cms: %w", err)
-	}
+	return &encrypted{c, key, iv, text}, nil
+}
 
-	size := 256 + len(text) + len(encryptedKey) + len(to.RawIssuer) + len(to.RawSerial)
-	b := cryptobyte.NewBuilder(make([]byte, 0, size))
+// write writes the ContentInfo(EnvelopedData) with one recipient, which has about size bytes.
+func (s *encrypted) write(version int64, size int, recipient func(b *cryptobyte.Builder)) ([]byte, error) {
+	b := cryptobyte.NewBuilder(make([]byte, 0, 256+size+len(s.text)))
 	b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		addOID(b, oidEnvelopedData)
 		b.AddASN1(explicit(0), func(b *cryptobyte.Builder) {
 			b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1Int64(0)
-				b.AddASN1(casn1.SET, func(b *cryptobyte.Builder) {
-					b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						b.AddASN1Int64(0)
-						addIssuerAndSerial(b, to)
-						addAlgorithm(b, oidRSA, true)
-						b.AddASN1OctetString(encryptedKey)
-					})
-				})
+				b.AddASN1Int64(version)
+				b.AddASN1(casn1.SET, func(b *cryptobyte.Builder) { recipient(b) })
 				b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
 					addOID(b, oidData)
 					b.AddASN1(casn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						addOID(b, c.oid())
-						b.AddASN1OctetString(iv)
+						addOID(b, s.cipher.oid())
+						b.AddASN1OctetString(s.iv)
 					})
-					b.AddASN1(casn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(text) })
+					b.AddASN1(casn1.Tag(0).ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes(s.text) })
 				})
 			})
 		})

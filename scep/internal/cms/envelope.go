@@ -13,7 +13,8 @@ const maxRecipients = 64
 
 // An Envelope is an EnvelopedData (RFC 5652, 6) that has been read.
 type Envelope struct {
-	Recipients []Recipient           // KeyTransRecipientInfos only; others are skipped. At most 64 recipients of any kind
+	Recipients []Recipient           // KeyTransRecipientInfos. At most 64 recipients of any kind; other kinds are skipped
+	Passwords  []PasswordRecipient   // PasswordRecipientInfos
 	Cipher     Cipher                // 0 if it is none that we know
 	CipherOID  asn1.ObjectIdentifier // as received; nil if it has huge arcs
 	IV         []byte                // of any length; nil if the parameters are not an OCTET STRING
@@ -99,7 +100,9 @@ func (e *Envelope) readRecipients(s cryptobyte.String) error {
 				return syntaxError("KeyTransRecipientInfo")
 			}
 			e.Recipients = append(e.Recipients, r)
-		case explicit(1), explicit(2), explicit(3), explicit(4): // kari, kekri, pwri, ori
+		case explicit(3):
+			e.Passwords = append(e.Passwords, readPasswordRecipient(info))
+		case explicit(1), explicit(2), explicit(4): // kari, kekri, ori
 		default:
 			return syntaxError("RecipientInfo: no such kind")
 		}

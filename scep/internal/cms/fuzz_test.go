@@ -21,16 +21,18 @@ func seeds() [][]byte {
 	bare.outer = func(b []byte) []byte { return b }
 	bare.content = ctx(0, octets(make([]byte, 16)), octets(make([]byte, 16)))
 	bare.recipients = append(bare.recipients, ctx(1), ktri(tlv(0x80, []byte("id")), algID(oidOAEP, seq(ctx(0, algID(oidSHA256)), ctx(1, algID(oidMGF1, algID(oidSHA256))))), nil))
+	password := newSealed()
+	password.version, password.recipients = 3, [][]byte{newPWRI().der(), ctx(3)}
 	odd := goodCert()
 	odd.after = ctx(3, seq(seq(oid(oidSubjectKeyID), []byte{1, 1, 0xff}, octets(octets([]byte("id"))))))
 	list := [][]byte{
-		ecMessage, newDraft().der(), newSealed().der(), bare.der(),
+		ecMessage, newDraft().der(), newSealed().der(), bare.der(), password.der(),
 		must(CertsOnly(ecID().cert.Raw)), degenerate(ctx(0, ecID().cert.Raw), ctx(1, seq()), nil),
 		ecID().cert.Raw, goodCert().der(), odd.der(),
 		{0x1f, 0x80}, {0x30, 0x81}, {0x5f, 0x4d}, unhex("24 80 24 80 04 01 aa 00 00 00 00"), unhex("30 88 80 00 00 00 00 00 00 00"),
 		bytes.Repeat([]byte{0x30, 0x80}, 40), unhex("2c 80 04 01 61 0c 01 62 00 00"),
 	}
-	for _, b := range list[:6] {
+	for _, b := range list[:7] {
 		list = append(list, indefinite(b, 0), indefinite(b, 50))
 	}
 	return list
@@ -120,12 +122,23 @@ func FuzzParseEnvelope(f *testing.F) {
 			}
 			return
 		}
-		if len(e.Recipients) > maxRecipients || len(e.Ciphertext) > len(b) {
+		if len(e.Recipients)+len(e.Passwords) > maxRecipients || len(e.Ciphertext) > len(b) {
 			t.Fatal("over the limits")
 		}
 		for _, r := range e.Recipients {
 			if (r.RawIssuer == nil) == (r.SubjectKeyID == nil) {
 				t.Fatalf("%+v", r)
+			}
+		}
+		for i, r := range e.Passwords {
+			if r.Check() == nil && (r.Iterations < 1 || r.Iterations > MaxIterations) {
+				t.Fatalf("%d rounds", r.Iterations)
+			}
+			if i > 0 || r.Iterations > 10 {
+				continue
+			}
+			if key, err := r.UnwrapKey([]byte("secret"), e.Cipher.KeySize()); err != r.Check() || err == nil && len(key) != e.Cipher.KeySize() {
+				t.Fatalf("%x, %v", key, err)
 			}
 		}
 		key := make([]byte, e.Cipher.KeySize())

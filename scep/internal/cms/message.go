@@ -50,20 +50,35 @@ type Message struct {
 	signedAttrs        cryptobyte.String // with the header, [0]
 	signatureAlgorithm []byte            // DER
 	signature          []byte
+	eContentType       string // "" is id-data
 	contentType        []byte // attribute: content octets, nil if absent
 	messageDigest      []byte // attribute: nil if absent
 }
 
 // signedData are the fields of a ContentInfo(SignedData).
 type signedData struct {
+	contentType  cryptobyte.String // content octets
 	hasContent   bool
 	content      cryptobyte.String // octets of eContent
+	inner        cryptobyte.String // eContent that is no OCTET STRING, with its header (PKCS #7)
 	certificates cryptobyte.String // content of the SET
 	crls         cryptobyte.String // likewise
 	signerInfos  cryptobyte.String // likewise
 }
 
+// read reads a ContentInfo around a SignedData with eContentType id-data.
 func (sd *signedData) read(der []byte) error {
+	if err := sd.readAny(der); err != nil {
+		return err
+	}
+	if string(sd.contentType) != oidData || sd.inner != nil {
+		return syntaxError("SignedData: content is not id-data")
+	}
+	return nil
+}
+
+// readAny reads a ContentInfo around a SignedData with any content.
+func (sd *signedData) readAny(der []byte) error {
 	var (
 		s                = cryptobyte.String(der)
 		info, oid, f, sq cryptobyte.String
@@ -80,11 +95,18 @@ func (sd *signedData) read(der []byte) error {
 	if !sq.ReadASN1Integer(&version) || version < 0 || version > 5 ||
 		!sq.SkipASN1(casn1.SET) || // digestAlgorithms only help those who hash while they read
 		!sq.ReadASN1(&eci, casn1.SEQUENCE) ||
-		!readOID(&eci, &oid) || string(oid) != oidData {
+		!readOID(&eci, &sd.contentType) {
 		return syntaxError("SignedData")
 	}
-	if !eci.ReadOptionalASN1(&f, &sd.hasContent, explicit(0)) || !eci.Empty() ||
-		sd.hasContent && (!f.ReadASN1(&sd.content, casn1.OCTET_STRING) || !f.Empty()) {
+	if !eci.ReadOptionalASN1(&f, &sd.hasContent, explicit(0)) || !eci.Empty() {
+		return syntaxError("SignedData: eContent")
+	}
+	if f.PeekASN1Tag(casn1.SEQUENCE) {
+		sd.inner = f
+		if !f.ReadASN1(&sd.content, casn1.SEQUENCE) || !f.Empty() {
+			return syntaxError("SignedData: eContent")
+		}
+	} else if sd.hasContent && (!f.ReadASN1(&sd.content, casn1.OCTET_STRING) || !f.Empty()) {
 		return syntaxError("SignedData: eContent")
 	}
 	if !sq.ReadOptionalASN1(&sd.certificates, &present, explicit(0)) ||
@@ -261,8 +283,12 @@ func (m *Message) Verify(pub crypto.PublicKey) error {
 	}
 	// Without these two, signed attributes could pass for content, and content for attributes
 	// (RFC 5652, 5.3).
-	if string(m.contentType) != oidData {
-		return signatureError("contentType is not id-data")
+	want := m.eContentType
+	if want == "" {
+		want = oidData
+	}
+	if string(m.contentType) != want {
+		return signatureError("contentType is not that of the content")
 	}
 	h := m.Digest.New()
 	h.Write(m.Content)
