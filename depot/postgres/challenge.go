@@ -1,0 +1,165 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/scepkit/scepkit/scep"
+)
+
+const (
+	// lockProfile has those who count wait for each other. It is let go at the commit.
+	lockProfile = `SELECT pg_advisory_xact_lock($1)`
+
+	// forgetChallenges deletes a few of those that may be forgotten. Each call makes at
+	// most one row, so they become no more.
+	forgetChallenges = `DELETE FROM challenge WHERE hash IN
+		(SELECT hash FROM challenge WHERE forget <= $1 ORDER BY forget LIMIT 8 FOR UPDATE SKIP LOCKED)`
+
+	// insertChallenge inserts nothing if there are $8 already, or if the hash is taken.
+	insertChallenge = `INSERT INTO challenge (hash, profile, subject, san, created, expires, forget)
+		SELECT $1, $2::text, $3, $4, $5, $6, $6 WHERE $8::bigint <= 0 OR $8 > (SELECT count(*) FROM
+		(SELECT 1 FROM challenge WHERE profile = $2 AND spent_by IS NULL AND expires > $7 LIMIT $8) AS unspent)
+		ON CONFLICT DO NOTHING`
+
+	spendChallenge = `UPDATE challenge SET spent_by = $2, spent = $3, forget = greatest(expires, $4)
+		WHERE hash = $1 AND spent_by IS NULL`
+
+	getChallenge = `SELECT profile, subject, san, created, expires, spent_by, spent FROM challenge WHERE hash = $1`
+)
+
+// PutChallenge implements [scep.ChallengeStore].
+func (db *DB) PutChallenge(ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error {
+	if err := checkIDs(ctx, c.Hash); err != nil {
+		return err
+	}
+	if c.SpentBy != "" {
+		return fmt.Errorf("postgres: %s: a challenge that has been spent cannot be put", db.name)
+	}
+	put := *c
+	limit = max(limit, 0)
+	return db.do(ctx, call{
+		try: func(ctx context.Context, conn *pgx.Conn) error {
+			if err := prepare(ctx, conn, lockProfile, forgetChallenges, insertChallenge); err != nil {
+				return err
+			}
+			var b pgx.Batch // one transaction, and one round trip
+			if limit > 0 {
+				b.Queue(lockProfile, lockKey("scepkit challenges", put.Profile))
+			}
+			b.Queue(forgetChallenges, now)
+			b.Queue(insertChallenge, digits(put.Hash), escape(put.Profile), text(put.Subject), text(put.SAN),
+				optional(put.Created), put.Expires, now, int64(limit))
+			results := conn.SendBatch(ctx, &b)
+			var inserted int64
+			var err error
+			for range b.Len() {
+				var tag pgconn.CommandTag
+				if tag, err = results.Exec(); err != nil {
+					break
+				}
+				inserted = tag.RowsAffected()
+			}
+			if err := errors.Join(err, results.Close()); err != nil || inserted == 1 {
+				return err
+			}
+			if _, err := readChallenge(ctx, conn, put.Hash); !errors.Is(err, scep.ErrNotFound) {
+				return errors.Join(scep.ErrExists, err)
+			}
+			return scep.ErrLimit
+		},
+		look: func(ctx context.Context, conn *pgx.Conn) (fate, error) {
+			found, err := readChallenge(ctx, conn, put.Hash)
+			switch {
+			case errors.Is(err, scep.ErrNotFound):
+				return absent, nil
+			case err != nil:
+				return absent, err
+			case found.Profile != put.Profile || found.Subject != put.Subject || found.SAN != put.SAN ||
+				found.Created.UnixMicro() != put.Created.UnixMicro() || found.Expires.UnixMicro() != put.Expires.UnixMicro():
+				return settled, scep.ErrExists
+			}
+			return settled, nil // hashes are of random text: nobody else has put it
+		},
+	})
+}
+
+// GetChallenge implements [scep.ChallengeStore].
+func (db *DB) GetChallenge(ctx context.Context, hash scep.ID) (*scep.OneTimeChallenge, error) {
+	if err := checkIDs(ctx, hash); err != nil {
+		return nil, err
+	}
+	var c *scep.OneTimeChallenge
+	err := db.do(ctx, call{try: func(ctx context.Context, conn *pgx.Conn) (err error) {
+		c, err = readChallenge(ctx, conn, hash)
+		return err
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// SpendChallenge implements [scep.ChallengeStore].
+func (db *DB) SpendChallenge(ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error) {
+	if err := checkIDs(ctx, hash, by); err != nil {
+		return "", err
+	}
+	spender := by
+	err := db.do(ctx, call{
+		try: func(ctx context.Context, conn *pgx.Conn) error {
+			if err := prepare(ctx, conn, spendChallenge); err != nil {
+				return err
+			}
+			tag, err := conn.Exec(ctx, spendChallenge, digits(hash), digits(by), now, now.Add(scep.ChallengeMemory))
+			if err != nil || tag.RowsAffected() == 1 {
+				return err
+			}
+			found, err := readChallenge(ctx, conn, hash)
+			if err == nil {
+				spender = found.SpentBy
+			}
+			return err
+		},
+		look: func(ctx context.Context, conn *pgx.Conn) (fate, error) {
+			found, err := readChallenge(ctx, conn, hash)
+			switch {
+			case errors.Is(err, scep.ErrNotFound):
+				return settled, err
+			case err != nil || found.SpentBy == "":
+				return absent, err
+			}
+			spender = found.SpentBy
+			return settled, nil
+		},
+	})
+	if err != nil {
+		return "", err
+	}
+	return spender, nil
+}
+
+// readChallenge reads a challenge.
+func readChallenge(ctx context.Context, conn *pgx.Conn, hash scep.ID) (*scep.OneTimeChallenge, error) {
+	var profile string
+	var subject, san *string
+	var created, spent *time.Time
+	var expires time.Time
+	var spentBy []byte
+	err := conn.QueryRow(ctx, getChallenge, digits(hash)).Scan(&profile, &subject, &san, &created, &expires, &spentBy, &spent)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, scep.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &scep.OneTimeChallenge{
+		Hash: hash, Profile: unescape(profile), Subject: toText(subject), SAN: toText(san),
+		Created: toTime(created), Expires: expires.UTC(), SpentBy: toID(spentBy), Spent: toTime(spent),
+	}, nil
+}

@@ -1,0 +1,188 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	restless = time.Second      // a connection unused for so long is tried before it is relied on
+	lifetime = 30 * time.Minute // after that a connection is replaced
+)
+
+// pool has so many places, each for one caller and its connection. It has no goroutine.
+type pool struct {
+	config  *pgx.ConnConfig
+	timeout time.Duration
+	sockets *sockets
+	name    string
+	log     *slog.Logger
+
+	places  chan struct{} // one in it for each that is taken
+	closing chan struct{}
+	once    sync.Once
+
+	mu   sync.Mutex
+	idle []*link // the one used last comes last
+	era  int     // connections of an earlier one are not used
+	lost bool    // the last that was heard of the database
+}
+
+// link is a connection.
+type link struct {
+	*pgx.Conn
+	era        int
+	born, used time.Time
+	direct     bool // its number is that of a session of the server
+}
+
+func newPool(config *pgx.ConnConfig, n int, timeout time.Duration, name string, log *slog.Logger) *pool {
+	s := &sockets{dial: config.DialFunc, open: make(map[*socket]bool)}
+	config.DialFunc = s.connect
+	return &pool{
+		config: config, timeout: timeout, sockets: s, name: name, log: log,
+		places: make(chan struct{}, n), closing: make(chan struct{}),
+	}
+}
+
+// errClosed is what every call returns after Close.
+var errClosed = errors.New("is closed")
+
+// enter waits for a place.
+func (p *pool) enter(ctx context.Context) error {
+	select {
+	case <-p.closing:
+		return errClosed
+	default:
+	}
+	select {
+	case p.places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("all %d connections are in use; raise Config.MaxConns or look why the database is slow: %w", cap(p.places), ctx.Err())
+	case <-p.closing:
+		return errClosed
+	}
+}
+
+func (p *pool) leave() { <-p.places }
+
+// take returns a connection, for one who has a place.
+func (p *pool) take(ctx context.Context) (*link, error) {
+	for {
+		l := p.pop()
+		if l == nil {
+			break
+		}
+		if time.Since(l.used) < restless {
+			return l, nil
+		}
+		if err := l.ping(ctx, p.timeout/4); err == nil {
+			return l, nil
+		}
+		p.drop(l)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		p.reset() // the others are no better
+	}
+	p.mu.Lock()
+	era := p.era
+	p.mu.Unlock()
+	c, err := p.dial(ctx)
+	if err != nil {
+		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			p.heard(err)
+		}
+		return nil, err
+	}
+	now := time.Now()
+	return &link{Conn: c, era: era, born: now, used: now, direct: c.PgConn().CustomData()[isDirect] != nil}, nil
+}
+
+func (l *link) ping(ctx context.Context, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return l.Ping(ctx)
+}
+
+// pop returns the connection that was used last and may still be used, or nil.
+func (p *pool) pop() *link {
+	p.mu.Lock()
+	var old []*link
+	defer func() {
+		p.mu.Unlock()
+		for _, l := range old {
+			p.drop(l)
+		}
+	}()
+	for n := len(p.idle); n > 0; n-- {
+		l := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		if l.era == p.era && !l.IsClosed() && time.Since(l.born) < lifetime {
+			return l
+		}
+		old = append(old, l)
+	}
+	return nil
+}
+
+// give takes a connection back. One that is in the middle of something is closed.
+func (p *pool) give(l *link) {
+	if l.IsClosed() || l.PgConn().TxStatus() != 'I' {
+		p.drop(l)
+		return
+	}
+	p.heard(nil)
+	l.used = time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.idle = append(p.idle, l)
+}
+
+// drop closes a connection. It says goodbye, but waits for nothing.
+func (p *pool) drop(l *link) {
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	l.Close(ctx)
+}
+
+// reset has all connections that exist now closed before they are used again: if one is lost
+// the others are, too.
+func (p *pool) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.era++
+}
+
+// heard logs that the database is lost, or back.
+func (p *pool) heard(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err != nil && !p.lost:
+		p.log.Error("postgres: database lost", "database", p.name, "err", err)
+	case err == nil && p.lost:
+		p.log.Info("postgres: database is back", "database", p.name)
+	}
+	p.lost = err != nil
+}
+
+func (p *pool) close() {
+	p.once.Do(func() {
+		close(p.closing)
+		for range cap(p.places) {
+			p.places <- struct{}{} // whoever has it is done within the timeout
+		}
+		for _, l := range p.idle {
+			p.drop(l)
+		}
+		p.sockets.close()
+	})
+}

@@ -1,0 +1,224 @@
+// Package postgres keeps requests and certificates in a PostgreSQL database: the depot to use
+// when several replicas serve one CA, or when one machine is not enough. On one machine
+// depot/sqlite does the same without a server to look after.
+//
+//	db, err := postgres.Open(ctx, postgres.Config{URL: "postgres://scep@db.example.com/scep?sslmode=verify-full"})
+//
+// What a write has answered is on the server's disk, and on that of its synchronous standby if
+// it has one, whatever synchronous_commit says there. If a connection is lost before the answer
+// has come, the depot asks on another what has become of the write. It writes again only what is
+// not there once the server has ended the session in which it could still have come; otherwise
+// the error says that it may or may not have been written. While the database is away every call
+// returns an error within [Config.Timeout], and when it is back the next call works.
+//
+// # Several servers
+//
+// Name them all: "postgres://scep@db1,db2/scep". Only one that can be written to is used, and the
+// others are tried when it is lost. A failover to a standby that is not synchronous can lose what
+// has been acknowledged: set synchronous_standby_names on a server that is to be replaced by
+// another. While such a standby is away writes fail, and nothing is shown that it does not have.
+//
+// # Rights
+//
+// Open makes the tables, in a schema of their own, if its role may create; otherwise let it be
+// run once by a role that may. To serve, a role needs no more than
+//
+//	GRANT USAGE ON SCHEMA scep TO scep;
+//	GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA scep TO scep;
+//
+// Open refuses tables of a later version of this package. The view certificates shows the records
+// in clear text:
+//
+//	SELECT subject, serial, not_after FROM scep.certificates WHERE state = 'issued';
+//
+// In text that a client may choose, a backslash, a zero byte and what is not UTF-8 are written as
+// \\, \x00 and so on, since PostgreSQL holds no such text.
+//
+// # Size
+//
+// A record takes about 3.3 kB: a row of 400 bytes, the CSR, the template and the certificate, and
+// 250 bytes of indexes. Give the server the memory to keep the indexes, 2.5 GB for ten million
+// records, and a checkpoint_timeout of half an hour: after a checkpoint, the first change of a
+// page logs the whole page. Then the time that an enrolment takes does not depend on how many
+// records there are. Records that need no longer be kept are deleted by [DB.Prune].
+//
+// # Poolers and other servers
+//
+// Settings are made, and statements prepared, for a session: through PgBouncer use
+// pool_mode=session.
+//
+// The tests run against PostgreSQL 15; older than 13 is refused. CockroachDB and its like are not
+// tested. What is used beyond their SQL has a way round it in the code, as advisory locks while
+// migrating, except the advisory lock of a challenge limit: on a server that has none, use a
+// negative challenge.OneTime.Limit.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/scepkit/scepkit/scep"
+)
+
+var (
+	_ scep.Depot            = (*DB)(nil)
+	_ scep.Lister           = (*DB)(nil)
+	_ scep.RevocationLister = (*DB)(nil)
+	_ scep.Pruner           = (*DB)(nil)
+	_ scep.ChallengeStore   = (*DB)(nil)
+	_ io.Closer             = (*DB)(nil)
+)
+
+// Config says where the database is. Only URL is required.
+type Config struct {
+	// URL is as libpq takes it: "postgres://user@host:5432/database?sslmode=verify-full", or
+	// "host=... dbname=...". Whatever it leaves out comes from the environment variables and
+	// the password file of libpq.
+	URL string
+
+	// Password, if not empty, takes the place of the one in URL.
+	Password scep.Secret
+
+	// Schema is where the tables are; if empty, "scep".
+	Schema string
+
+	// MaxConns is how many connections there are at most; if zero, 10. Callers beyond that
+	// wait in the order in which they came.
+	MaxConns int
+
+	// Timeout is how long a call takes at most, waiting, connecting, trying again and reading
+	// back included; if zero, 1.5 seconds. Longer than that the network or the disk should
+	// never need.
+	Timeout time.Duration
+
+	// Log is told when the database is lost and when it is back; if nil, nobody is.
+	Log *slog.Logger
+}
+
+// LogValue implements [slog.LogValuer]; it leaves out URL, which may have a password in it.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// String returns c without URL, which may have a password in it.
+func (c Config) String() string {
+	return fmt.Sprintf("postgres.Config{URL:[redacted] Schema:%q MaxConns:%d Timeout:%v}", c.Schema, c.MaxConns, c.Timeout)
+}
+
+// GoString returns the same as String.
+func (c Config) GoString() string { return c.String() }
+
+// DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner] and a
+// [scep.ChallengeStore] over one database, which any number of processes may share. Once a statement has been sent, a call goes on for up to
+// a quarter of a second after its context has ended, so as to learn what has become of it.
+type DB struct {
+	name    string // for errors
+	timeout time.Duration
+	pool    *pool
+	issuers sync.Map // the names that are in the table, as far as is known; there are few
+}
+
+// Open connects, and makes or updates the tables if need be. It takes no longer than
+// [Config.Timeout] to connect; to update the tables of a large depot it takes as long as ctx
+// allows. The caller closes the DB.
+func Open(ctx context.Context, c Config) (*DB, error) {
+	if c.Schema == "" {
+		c.Schema = "scep"
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 10
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 1500 * time.Millisecond
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.URL == "":
+		return nil, errors.New(`postgres: Config.URL is required: "postgres://user@host/database"`)
+	case c.MaxConns < 0:
+		return nil, errors.New("postgres: Config.MaxConns is negative")
+	case c.Timeout < 100*time.Millisecond:
+		return nil, fmt.Errorf("postgres: Config.Timeout is %v; want 100ms or more", c.Timeout)
+	}
+	config, err := parse(&c)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{name: nameOf(config), timeout: c.Timeout}
+	db.pool = newPool(config, c.MaxConns, c.Timeout, db.name, c.Log)
+	if err := db.prepare(ctx, c.Schema); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
+}
+
+// prepare sees to the tables, and leaves a connection for the first call.
+func (db *DB) prepare(ctx context.Context, schema string) error {
+	begun, cancel := context.WithTimeout(ctx, db.timeout)
+	defer cancel()
+	if err := db.pool.enter(begun); err != nil {
+		return err
+	}
+	defer db.pool.leave()
+	l, err := db.pool.take(begun)
+	if err != nil {
+		return fmt.Errorf("postgres: %s: %w", db.name, explain(err))
+	}
+	used := true
+	if err = db.checkServer(begun, l.Conn); err == nil {
+		used, err = migrate(ctx, begun, l.Conn, schema)
+	}
+	if err != nil {
+		db.pool.drop(l)
+		return fmt.Errorf("postgres: %s: %w", db.name, explain(err))
+	}
+	if used {
+		db.pool.drop(l)
+	} else {
+		db.pool.give(l)
+	}
+	return nil
+}
+
+// Close waits for the calls under way, and closes the connections. Whatever is called afterwards
+// returns an error. Closing again does nothing.
+func (db *DB) Close() error {
+	db.pool.close()
+	return nil
+}
+
+// checkServer reports that a database cannot hold the tables.
+func (db *DB) checkServer(ctx context.Context, c *pgx.Conn) error {
+	var version int
+	var encoding, fsync string
+	err := c.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_encoding'),
+		coalesce(current_setting('fsync', true), 'on')`).Scan(&version, &encoding, &fsync)
+	switch {
+	case err != nil:
+		return err
+	case version < 130000:
+		return fmt.Errorf("server version is %d; PostgreSQL 13 or newer is needed", version/10000)
+	case encoding != "UTF8":
+		return fmt.Errorf("encoding of the database is %s; create it with ENCODING 'UTF8'", encoding)
+	case fsync != "on":
+		db.pool.log.Warn("postgres: fsync is off on the server: what it acknowledges does not survive a loss of power", "database", db.name)
+	}
+	return nil
+}
+
+// checkIDs reports that ctx has ended, or which ID is not one.
+func checkIDs(ctx context.Context, ids ...scep.ID) error {
+	for _, id := range ids {
+		if !id.Valid() {
+			return fmt.Errorf("postgres: %.80q is not an ID; want 64 lower-case hexadecimal digits", string(id))
+		}
+	}
+	return ctx.Err()
+}

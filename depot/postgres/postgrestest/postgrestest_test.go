@@ -1,0 +1,137 @@
+package postgrestest_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/scepkit/scepkit/depot/postgres/postgrestest"
+)
+
+func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m)) }
+
+// ask asks a server a question within a second.
+func ask(t *testing.T, url string) error {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	_, err = c.Exec(ctx, "SELECT 1")
+	return err
+}
+
+func TestLives(t *testing.T) {
+	s := postgrestest.Start(t)
+	url := s.Database(t)
+	for _, step := range []struct {
+		name string
+		do   func(testing.TB)
+		up   bool
+	}{
+		{"started", func(testing.TB) {}, true},
+		{"paused", s.Pause, false},
+		{"resumed", s.Resume, true},
+		{"stopped", s.Stop, false},
+		{"started again", s.Start, true},
+		{"killed", s.Kill, false},
+		{"started after that", s.Start, true},
+		{"stopped while it was paused", func(t testing.TB) { s.Pause(t); s.Stop(t) }, false},
+		{"and started", s.Start, true},
+	} {
+		step.do(t)
+		if err := ask(t, url); (err == nil) != step.up {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+	}
+}
+
+func TestProxy(t *testing.T) {
+	s := postgrestest.Shared(t)
+	p := s.Proxy(t)
+	url := p.URL(s.Database(t))
+	if err := ask(t, url); err != nil {
+		t.Fatal(err)
+	}
+	for _, cut := range postgrestest.Cuts {
+		p.Arm(cut, 0)
+		if err := ask(t, url); err == nil {
+			t.Errorf("%v: nobody has noticed", cut)
+		}
+		if !p.Disarm() {
+			t.Errorf("%v: no connection was lost", cut)
+		}
+		if err := ask(t, url); err != nil {
+			t.Errorf("%v: the next: %v", cut, err)
+		}
+	}
+}
+
+// TestNothingLeft kills a test binary: its server ends.
+func TestNothingLeft(t *testing.T) {
+	if os.Getenv("POSTGRESTEST_VICTIM") != "" {
+		fmt.Println("server", postgrestest.Start(t).Dir())
+		select {}
+	}
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux can see to that")
+	}
+	postgrestest.Shared(t) // or skip
+	tmp, err := os.MkdirTemp("", "pg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o755); err != nil { // the server may run as another user
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestNothingLeft$")
+	cmd.Env = append(os.Environ(), "POSTGRESTEST_VICTIM=1", "TMPDIR="+tmp)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	var dir string
+	for lines := bufio.NewScanner(out); dir == "" && lines.Scan(); {
+		fmt.Sscanf(lines.Text(), "server %s", &dir)
+	}
+	if dir == "" {
+		t.Fatal("the victim has no server")
+	}
+	content, err := os.ReadFile(filepath.Join(dir, "data", "postmaster.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	for begun := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(fmt.Sprint("/proc/", pid)); errors.Is(err, os.ErrNotExist) {
+			return
+		}
+		if time.Since(begun) > 5*time.Second {
+			t.Fatal("the server lives on")
+		}
+	}
+}
