@@ -73,7 +73,7 @@ func guard(ctx context.Context, key crypto.Signer, name string) (crypto.Signer, 
 	if err != nil {
 		return nil, fmt.Errorf("%s does not tell its public key: %w", name, unavailable(err))
 	}
-	o := custody.Options{Name: name, Proof: proof}
+	o := custody.Options{Name: name, Concurrency: maxInside, Proof: proof}
 	device := custody.Device(r)
 	if _, ok := pub.(*rsa.PublicKey); ok {
 		_, o.Decrypts = key.(crypto.Decrypter)

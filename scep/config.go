@@ -193,8 +193,9 @@ type Limits struct {
 	// ReadTime is how long a client may take to send its message; if zero, 15 seconds.
 	ReadTime time.Duration
 
-	// Keys is how many operations a private key does at once; if zero, as many as there
-	// are processors, and at least 2. The others wait in order of arrival.
+	// Keys is how many operations a private key does at once; if zero, as many as the key
+	// says by a method Concurrency() int, as those in tokens do, and otherwise as many as
+	// there are processors, and at least 2. The others wait in order of arrival.
 	Keys int
 
 	// Requests is how many requests may be under way at once; if zero, 512. Beyond that

@@ -19,6 +19,7 @@ type checker interface{ Check() error }
 // do. It signs and stores nothing. A Depot, Challenge or Policy with a method Check() error is
 // asked whether it can work.
 func New(c Config) (*Handler, error) {
+	keysGiven := c.Limits.Keys > 0
 	for _, f := range []struct {
 		name  string
 		value any
@@ -63,7 +64,7 @@ func New(c Config) (*Handler, error) {
 
 	ctx, cancel := context.WithTimeout(context.Background(), c.Limits.Time)
 	defer cancel()
-	s := setup{h: h, c: &c, keys: gates{c.Limits.Keys, map[*Identity]gate{}}}
+	s := setup{h: h, c: &c, keys: gates{c.Limits.Keys, keysGiven, map[*Identity]gate{}}}
 	ra, err := s.current(ctx)
 	if err == nil {
 		err = s.upcoming(ctx)

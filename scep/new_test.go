@@ -3,10 +3,14 @@ package scep_test
 import (
 	"context"
 	"crypto"
+	"crypto/rsa"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,5 +155,47 @@ func TestNewAsksOnce(t *testing.T) {
 	})
 	if err != nil || calls["Chain"] != 1 || calls["Sign"] != 0 {
 		t.Errorf("%v, calls %v", err, calls)
+	}
+}
+
+// A key that says how many operations it does at once is asked for so many, unless Limits.Keys says
+// otherwise.
+type wideKey struct {
+	*rsa.PrivateKey
+	inside, most *atomic.Int32
+}
+
+func (k wideKey) Concurrency() int { return 7 }
+
+func (k wideKey) Decrypt(r io.Reader, block []byte, opts crypto.DecrypterOpts) ([]byte, error) {
+	n := k.inside.Add(1)
+	defer k.inside.Add(-1)
+	for old := k.most.Load(); n > old && !k.most.CompareAndSwap(old, n); old = k.most.Load() {
+	}
+	time.Sleep(20 * time.Millisecond)
+	return k.PrivateKey.Decrypt(r, block, opts)
+}
+
+func TestConcurrency(t *testing.T) {
+	for keys, want := range map[int]int32{0: 7, 3: 3} {
+		var inside, most atomic.Int32
+		ca := sceptest.NewCA(t)
+		ra := sceptest.NewRA(t, ca, wideKey{sceptest.RSA(6), &inside, &most})
+		srv := sceptest.NewServer(t, scep.Config{CA: ca, RA: ra, Limits: scep.Limits{Keys: keys}})
+		var wg sync.WaitGroup
+		for i := range 40 {
+			d := sceptest.NewDevice(srv.URL, sceptest.RSA(0), fmt.Sprintf("device %d", i))
+			d.TransactionID = fmt.Sprint(i)
+			m := d.PKCSReq(t)
+			wg.Go(func() {
+				if r := d.Send(t, m); r.Certificate == nil {
+					t.Errorf("answer is %v", r)
+				}
+			})
+		}
+		wg.Wait()
+		if n := most.Load(); n > want || n < 2 {
+			t.Errorf("Limits.Keys %d: %d operations at once, want at most %d", keys, n, want)
+		}
 	}
 }

@@ -209,12 +209,17 @@ func (s *setup) open(field string, id, replier *Identity, ca *authority) error {
 // gates has one gate for each identity, whatever its uses.
 type gates struct {
 	limit int
+	given bool // by Limits.Keys, so that no key has a say
 	of    map[*Identity]gate
 }
 
 func (g gates) gate(id *Identity) gate {
 	if g.of[id] == nil {
-		g.of[id] = newGate(g.limit)
+		n := g.limit
+		if k, ok := id.Key.(interface{ Concurrency() int }); ok && !g.given {
+			n = max(1, k.Concurrency())
+		}
+		g.of[id] = newGate(n)
 	}
 	return g.of[id]
 }

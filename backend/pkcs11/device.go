@@ -91,7 +91,7 @@ func (t *token) try(ctx context.Context, k *found) (crypto.Signer, *device, erro
 	var errs []error
 	for _, pub := range k.publics {
 		d := &device{t: t, kind: k.kind, name: k.name, pub: pub, turn: make(chan struct{}, 1)}
-		o := custody.Options{Name: fmt.Sprintf("pkcs11: key %v of %s", k.name, t.c.String()), Decrypts: k.decrypt, Proof: proofLife}
+		o := custody.Options{Name: fmt.Sprintf("pkcs11: key %v of %s", k.name, t.c.String()), Decrypts: k.decrypt, Concurrency: t.c.Sessions, Proof: proofLife}
 		signer, err := custody.New(pub, d, o)
 		if err == nil {
 			err = custody.Test(ctx, signer, k.sign)

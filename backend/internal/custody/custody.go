@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"time"
 )
 
@@ -69,6 +70,10 @@ type Options struct {
 	// Decrypts says that the key may decrypt, for which it must be RSA.
 	Decrypts bool
 
+	// Concurrency is how many operations the device does at once. If zero, as many as there
+	// are processors, and at least 2.
+	Concurrency int
+
 	// Proof, if not zero, is for devices whose error for a malformed block may also mean that
 	// they are broken. Before a block is decrypted, a block of our own is, unless one was
 	// within this time. What a stranger's block held has no influence on when.
@@ -108,6 +113,14 @@ func (k *key) errorf(format string, args ...any) error {
 }
 
 func (k *key) Public() crypto.PublicKey { return k.pub }
+
+// Concurrency is looked for by package scep; see scep.Limits.Keys.
+func (k *key) Concurrency() int {
+	if k.o.Concurrency > 0 {
+		return k.o.Concurrency
+	}
+	return max(2, runtime.GOMAXPROCS(0))
+}
 
 const redacted = "[redacted]"
 
