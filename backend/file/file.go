@@ -9,7 +9,6 @@
 package file
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -19,7 +18,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"runtime"
@@ -30,9 +28,6 @@ import (
 	"github.com/scepkit/scepkit/backend/internal/custody"
 	"github.com/scepkit/scepkit/scep"
 )
-
-// maxFile is how many bytes a file may have. Real ones have a few thousand.
-const maxFile = 1 << 20
 
 // Open opens the certificates in the file chain, the key's own first, then its issuers, root
 // last and optional, and the private key in the file key. Both are PEM, and may be one file;
@@ -84,16 +79,9 @@ func readChain(name string) ([]*x509.Certificate, error) {
 
 // parseCerts returns the certificates in blocks, which are those of the file name.
 func parseCerts(blocks []*pem.Block, name string) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	for _, b := range blocks {
-		if b.Type != "CERTIFICATE" {
-			continue
-		}
-		cert, err := x509.ParseCertificate(b.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("file: certificate %d in %q cannot be read (%w); export it again", len(certs)+1, name, err)
-		}
-		certs = append(certs, cert)
+	certs, err := custody.Certificates(blocks, name)
+	if err != nil {
+		return nil, fmt.Errorf("file: %w", err)
 	}
 	return certs, nil
 }
@@ -190,31 +178,14 @@ func readPEM(name, what string, secret bool) ([]*pem.Block, error) {
 			name, info.Mode().Perm(), name)
 	}
 
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	blocks, size, err := custody.ReadPEM(f)
 	if err != nil {
-		return nil, fmt.Errorf("file: reading the %s file %q: %w", what, name, err)
-	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("file: the %s file %q has more than %d bytes; name a PEM file: %w", what, name, maxFile, backend.ErrUnsupported)
-	}
-
-	var blocks []*pem.Block
-	rest := data
-	for {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			break
-		}
-		blocks = append(blocks, b)
-	}
-	// Decode passes over blocks that are damaged.
-	if begun := bytes.Count(append([]byte("\n"), data...), []byte("\n-----BEGIN ")); begun != len(blocks) {
-		return nil, fmt.Errorf("file: a PEM block in the %s file %q is cut off or damaged; restore the file from where it came", what, name)
+		return nil, fmt.Errorf("file: the %s file %q %w", what, name, err)
 	}
 	if len(blocks) > 0 {
 		return blocks, nil
 	}
-	if len(data) == 0 {
+	if size == 0 {
 		return nil, fmt.Errorf("file: the %s file %q is empty; restore it, or remove it to make a new one: %w", what, name, backend.ErrNotFound)
 	}
 	command := "pkey"

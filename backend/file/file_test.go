@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/backend/internal/custody"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -190,7 +191,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"certificate of nonsense", block("CERTIFICATE", []byte{0x30, 0}), goodKey, nil, "certificate 1 in"},
 		{"P-224", good, pkcs8(p224), backend.ErrUnsupported, "use P-256"},
 		{"RSA-1024", good, pkcs8(small), backend.ErrUnsupported, "1024 bits; use an RSA key of 2048"},
-		{"great file", good, make([]byte, maxFile+1), backend.ErrUnsupported, "more than"},
+		{"great file", good, make([]byte, custody.MaxFile+1), backend.ErrUnsupported, "more than"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			chain, key := write(t, "ca.pem", tt.chain, 0o644), write(t, "ca.key", tt.key, 0o600)

@@ -10,7 +10,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -110,27 +109,26 @@ func (t *token) try(ctx context.Context, k *found) (crypto.Signer, *device, erro
 // readPEM returns the certificates in files.
 func readPEM(files []string) (certs []*x509.Certificate, err error) {
 	for _, name := range files {
-		data, err := os.ReadFile(name)
+		f, err := os.Open(name)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("pkcs11: there is no certificate file %q: %w", name, backend.ErrNotFound)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("pkcs11: certificates: %w", err)
 		}
-		before := len(certs)
-		for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-			if block.Type != "CERTIFICATE" {
-				continue
-			}
-			cert, err := x509.ParseCertificate(block.Bytes)
-			if err != nil {
-				return nil, fmt.Errorf("pkcs11: certificate %d in %q cannot be read (%w); export it again", len(certs)-before+1, name, err)
-			}
-			certs = append(certs, cert)
+		blocks, _, err := custody.ReadPEM(f)
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("pkcs11: the certificate file %q %w", name, err)
 		}
-		if len(certs) == before {
+		some, err := custody.Certificates(blocks, name)
+		if err != nil {
+			return nil, fmt.Errorf("pkcs11: %w", err)
+		}
+		if len(some) == 0 {
 			return nil, fmt.Errorf("pkcs11: no CERTIFICATE block in %q; name the PEM file that has the certificate of the key: %w", name, backend.ErrNotFound)
 		}
+		certs = append(certs, some...)
 	}
 	return certs, nil
 }

@@ -204,6 +204,8 @@ func TestRefused(t *testing.T) {
 	writePEM(t, dir, "order.pem", sceptest.NewCA(t).Certificate(), good)
 	writePEM(t, dir, "empty.pem")
 	write(t, dir, "text.so", "not a library")
+	whole := string(must(os.ReadFile(goodPEM)))
+	write(t, dir, "cut.pem", whole+whole[:len(whole)/2])
 
 	for _, tt := range []struct {
 		name   string
@@ -265,6 +267,7 @@ func TestRefused(t *testing.T) {
 		{"good", []string{otherPEM}, backend.ErrMismatch, "does not belong to the first certificate"},
 		{"good", []string{filepath.Join(dir, "order.pem")}, backend.ErrMismatch, "put that one first"},
 		{"good", []string{filepath.Join(dir, "empty.pem")}, backend.ErrNotFound, "no CERTIFICATE block"},
+		{"good", []string{filepath.Join(dir, "cut.pem")}, nil, "cut off or damaged"},
 		{"good", []string{filepath.Join(dir, "missing.pem")}, backend.ErrNotFound, "no certificate file"},
 	} {
 		t.Run("key "+tt.key, func(t *testing.T) {

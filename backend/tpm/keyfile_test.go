@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/backend/internal/custody"
 )
 
 // sampleKey returns a key that no TPM made.
@@ -119,7 +120,7 @@ func TestOddFiles(t *testing.T) {
 		{"two keys", append(bytes.Clone(good), good...), backend.ErrAmbiguous, "leave one"},
 		{"cut off", good[:len(good)-20], nil, "cut off or damaged"},
 		{"cut inside", block(blockType, must(sampleKey().marshal())[:100]), nil, "damaged"},
-		{"too large", make([]byte, maxFile+1), backend.ErrUnsupported, "name a PEM file"},
+		{"too large", make([]byte, custody.MaxFile+1), backend.ErrUnsupported, "name a PEM file"},
 		{"odd certificate", append(bytes.Clone(good), block("CERTIFICATE", []byte{0x30, 0})...), nil, "certificate 1"},
 		{"no authorization value", good, backend.ErrPIN, "restore the file"},
 		{"restricted", changed(func(p *tpm2.TPMTPublic) { p.ObjectAttributes.Restricted = true }), backend.ErrUnsupported, "restricted"},

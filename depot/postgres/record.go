@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/scepkit/scepkit/depot/internal/names"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -233,7 +234,7 @@ func encode(ctx context.Context, rec *scep.Record, token int64) ([]any, error) {
 		}
 		renews = digits(rec.Renews)
 	}
-	subject, san := names(rec)
+	subject, san := names.Of(rec)
 	return []any{
 		digits(rec.ID), token, digits(rec.Transaction), int16(rec.State), escape(rec.Profile),
 		optional(rec.Created), optional(rec.Changed), number(rec.Serial), optional(rec.NotAfter), optional(rec.Revoked),

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"math/big"
 
+	"github.com/scepkit/scepkit/depot/internal/names"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -63,7 +64,7 @@ func (db *DB) Create(ctx context.Context, rec *scep.Record) error {
 	if err != nil {
 		return err
 	}
-	subject, san := names(r.Record)
+	subject, san := names.Of(r.Record)
 	err = db.write(ctx, func(w *writer) (answer, err error) {
 		issuer, err := r.issuer(w)
 		if err != nil {
@@ -107,7 +108,7 @@ func (db *DB) Update(ctx context.Context, rec *scep.Record) error {
 		}
 		n, err := w.updateRecord.exec(args[:26]...)
 		if err == nil && n == 0 {
-			subject, san := names(r.Record)
+			subject, san := names.Of(r.Record)
 			args[26], args[27] = text(subject), text(san)
 			n, err = w.replaceRecord.exec(args[:]...)
 		}

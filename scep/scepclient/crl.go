@@ -4,15 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/big"
-
-	"golang.org/x/crypto/cryptobyte"
-
-	"github.com/scepkit/scepkit/scep/internal/cms"
 )
 
 // GetCRL asks for the CRL that would have the certificate with this issuer and serial number
@@ -22,39 +17,13 @@ import (
 //
 // The CRL is signed by the issuer, and is valid now.
 func (c *Client) GetCRL(ctx context.Context, issuer []byte, serial *big.Int, cert *x509.Certificate, key crypto.Signer) (*x509.RevocationList, error) {
-	if err := c.checkPins(); err != nil {
-		return nil, err
-	}
 	if cert == nil {
 		return nil, errors.New("scepclient: GetCRL needs a certificate to sign the message with")
 	}
-	if err := checkSignerKey("the key", key); err != nil {
-		return nil, err
-	}
-	if !equalKeys(cert.PublicKey, key.Public()) {
-		return nil, fmt.Errorf("scepclient: the key is not that of the certificate %.100q", cert.Subject)
-	}
-	s, _, err := c.session(ctx, nil)
+	s, issuer, content, err := c.about(ctx, issuer, serial, cert, key)
 	if err != nil {
 		return nil, err
 	}
-	if issuer == nil {
-		issuer = s.ca.Issuer.RawSubject
-	}
-	if serial == nil {
-		serial = s.ca.Issuer.SerialNumber
-	}
-	var b cryptobyte.Builder
-	b.AddASN1BigInt(serial)
-	der, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("scepclient: serial number: %w", err)
-	}
-	content, err := sequence(issuer, der)
-	if err != nil {
-		return nil, err
-	}
-	s.id, s.by = rand.Text(), party{cms.FromX509(cert), cert.Raw, key}
 	_, crls, err := s.ask(ctx, typeGetCRL, content)
 	if errors.Is(err, errPending) {
 		return nil, errors.New("scepclient: the reply to GetCRL says PENDING, which it must not")

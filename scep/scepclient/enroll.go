@@ -223,36 +223,13 @@ func (s *session) poll(ctx context.Context, p *Pending, pub crypto.PublicKey, nu
 // message is signed with cert, which may be a certificate of the CA or a self-signed one, and key;
 // servers tell their own clients by either.
 func (c *Client) GetCert(ctx context.Context, issuer []byte, serial *big.Int, cert *x509.Certificate, key crypto.Signer) (*x509.Certificate, error) {
-	if err := c.checkPins(); err != nil {
-		return nil, err
-	}
 	if serial == nil || cert == nil {
 		return nil, errors.New("scepclient: GetCert needs a serial number, and a certificate to sign the message with")
 	}
-	if err := checkSignerKey("the key", key); err != nil {
-		return nil, err
-	}
-	if !equalKeys(cert.PublicKey, key.Public()) {
-		return nil, fmt.Errorf("scepclient: the key is not that of the certificate %.100q", cert.Subject)
-	}
-	s, _, err := c.session(ctx, nil)
+	s, issuer, content, err := c.about(ctx, issuer, serial, cert, key)
 	if err != nil {
 		return nil, err
 	}
-	if issuer == nil {
-		issuer = s.ca.Issuer.RawSubject
-	}
-	var b cryptobyte.Builder
-	b.AddASN1BigInt(serial)
-	der, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("scepclient: serial number: %w", err)
-	}
-	content, err := sequence(issuer, der)
-	if err != nil {
-		return nil, err
-	}
-	s.id, s.by = rand.Text(), party{cms.FromX509(cert), cert.Raw, key}
 	certs, err := s.exchange(ctx, typeGetCert, content)
 	if errors.Is(err, errPending) {
 		return nil, errors.New("scepclient: the reply to GetCert says PENDING, which it must not")
@@ -270,6 +247,38 @@ func (c *Client) GetCert(ctx context.Context, issuer []byte, serial *big.Int, ce
 		return nil, err
 	}
 	return certs[i], nil
+}
+
+// about returns a session that signs with cert and key, and the IssuerAndSerial (RFC 8894, 3.3.4)
+// of what is asked about. Without issuer or serial those are of the CA's certificate.
+func (c *Client) about(ctx context.Context, issuer []byte, serial *big.Int, cert *x509.Certificate, key crypto.Signer) (s *session, name, content []byte, err error) {
+	if err := c.checkPins(); err != nil {
+		return nil, nil, nil, err
+	}
+	if err := checkSignerKey("the key", key); err != nil {
+		return nil, nil, nil, err
+	}
+	if !equalKeys(cert.PublicKey, key.Public()) {
+		return nil, nil, nil, fmt.Errorf("scepclient: the key is not that of the certificate %.100q", cert.Subject)
+	}
+	if s, _, err = c.session(ctx, nil); err != nil {
+		return nil, nil, nil, err
+	}
+	if issuer == nil {
+		issuer = s.ca.Issuer.RawSubject
+	}
+	if serial == nil {
+		serial = s.ca.Issuer.SerialNumber
+	}
+	var b cryptobyte.Builder
+	b.AddASN1BigInt(serial)
+	der, err := b.Bytes()
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("scepclient: serial number: %w", err)
+	}
+	content, err = sequence(issuer, der)
+	s.id, s.by = rand.Text(), party{cms.FromX509(cert), cert.Raw, key}
+	return s, issuer, content, err
 }
 
 // sequence writes a SEQUENCE of these elements.

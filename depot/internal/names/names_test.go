@@ -1,4 +1,4 @@
-package sqlite
+package names
 
 import (
 	"crypto/ecdsa"
@@ -42,11 +42,11 @@ func TestNames(t *testing.T) {
 		"template":    {CSR: []byte("no matter"), Template: certificate},
 		"certificate": {CSR: []byte("no matter"), Certificate: certificate},
 	} {
-		if got, san := names(rec); got != subject.String() || san != wantSAN {
+		if got, san := Of(rec); got != subject.String() || san != wantSAN {
 			t.Errorf("%s: %q, %q; want %q, %q", name, got, san, subject, wantSAN)
 		}
 	}
-	if got, san := names(&scep.Record{}); got != "" || san != "" {
+	if got, san := Of(&scep.Record{}); got != "" || san != "" {
 		t.Errorf("nothing: %q, %q", got, san)
 	}
 	// Whatever is stored, it does not panic.
@@ -55,8 +55,8 @@ func TestNames(t *testing.T) {
 			damaged := append([]byte(nil), der...)
 			damaged[i] ^= 0x85
 			for _, der := range [][]byte{der[:i], damaged} {
-				names(&scep.Record{CSR: der})
-				names(&scep.Record{Template: der})
+				Of(&scep.Record{CSR: der})
+				Of(&scep.Record{Template: der})
 			}
 		}
 	}

@@ -1,4 +1,5 @@
-package sqlite
+// Package names reads from records what people look for in a database.
+package names
 
 import (
 	"crypto/x509/pkix"
@@ -9,11 +10,11 @@ import (
 	"github.com/scepkit/scepkit/scep"
 )
 
-// names returns what the certificate is, or will be, for: its subject as RFC 4514 writes it,
+// Of returns what the certificate of a record is, or will be, for: its subject as RFC 4514 writes it,
 // and its other names, with a comma between them. They are there for people who look for a
 // row: what cannot be read is left out. crypto/x509 takes five times as long, as it also
 // looks at keys and signatures.
-func names(rec *scep.Record) (subject, san string) {
+func Of(rec *scep.Record) (subject, san string) {
 	der, csr := rec.Certificate, false
 	if len(der) == 0 {
 		der = rec.Template
