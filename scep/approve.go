@@ -5,19 +5,20 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
+	"time"
 )
 
 // Approve lets a request pass that [ErrPending] held back, and returns its certificate. The
-// device gets it at its next poll. Approving again returns the same certificate. If the CA
-// cannot sign now that is the error, and the device's next poll tries again. Errors are
-// [ErrNotFound] for a record of another profile or none, an [*Error] for a request that was
-// denied or that the policy refuses, and [ErrPending] if the policy heeds no approval.
-func (h *Handler) Approve(ctx context.Context, id ID) (*x509.Certificate, error) {
+// device gets it at its next poll. d is written down with it; approving again changes nothing, and
+// returns the same certificate. If the CA cannot sign now that is the error, and the device's next
+// poll tries again. Errors are [ErrNotFound] for a record of another profile or none, an [*Error]
+// for a request that was denied, has expired, or is refused by the policy, and [ErrPending] if the
+// policy heeds no approval.
+func (h *Handler) Approve(ctx context.Context, id ID, d Decision) (*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.c.Limits.Time)
 	defer cancel()
 	rec, err := h.pending(ctx, id)
-	for err == nil && rec.State == Pending {
+	for err == nil && rec.State == Pending && !h.expired(rec) {
 		var req *Request
 		if req, err = h.request(rec); err != nil {
 			return nil, err
@@ -36,11 +37,14 @@ func (h *Handler) Approve(ctx context.Context, id ID) (*x509.Certificate, error)
 		if err = h.template(ctx, req, &next, a); err != nil {
 			return nil, err
 		}
-		next.State, next.Changed = Signing, h.c.Time()
+		next.State, next.Changed, next.DecidedBy, next.Remark = Signing, h.c.Time(), d.By, d.Remark
 		if err = h.c.Depot.Update(ctx, &next); err == nil {
+			h.tellDecision(ctx, "Approve", &next)
 			rec = &next
 		} else if errors.Is(err, ErrStale) || errors.Is(err, ErrExists) {
 			rec, err = h.pending(ctx, id)
+		} else {
+			err = depotError("updating", id, err)
 		}
 	}
 	if err != nil {
@@ -53,35 +57,72 @@ func (h *Handler) Approve(ctx context.Context, id ID) (*x509.Certificate, error)
 	if out.cert == nil {
 		return nil, out.err
 	}
-	h.c.Log.LogAttrs(ctx, slog.LevelInfo, "scep", slog.String("operation", "Approve"), slog.String("record", string(id)),
-		slog.String("subject", out.cert.Subject.String()), slog.String("serial", out.cert.SerialNumber.Text(16)))
 	return out.cert, nil
 }
 
 // Deny refuses a request that [ErrPending] held back. The device is told why at its next poll;
-// nil stands for a BadRequest without text. Denying again changes nothing. A request that was
-// approved before is an error.
-func (h *Handler) Deny(ctx context.Context, id ID, why *Error) error {
+// nil stands for a BadRequest without text. d is written down with it; denying again changes
+// nothing. A request that was approved before is an error.
+func (h *Handler) Deny(ctx context.Context, id ID, why *Error, d Decision) error {
 	if why == nil {
 		why = Reject(BadRequest, "denied")
 	}
-	for {
-		rec, err := h.pending(ctx, id)
-		if err != nil {
-			return err
-		}
+	return h.decide(ctx, id, "Deny", d, func(rec *Record, _ time.Time) (bool, error) {
 		switch rec.State {
 		case Denied:
-			return nil
+			return false, nil
 		case Pending:
-		default:
-			return fmt.Errorf("scep: record %s is %s and can no longer be denied", id, rec.State)
+			rec.State, rec.FailInfo, rec.Reason = Denied, why.FailInfo, why.Text
+			return true, nil
 		}
-		rec.State, rec.FailInfo, rec.Reason, rec.Changed = Denied, why.FailInfo, why.Text, h.c.Time()
-		if err := h.c.Depot.Update(ctx, rec); !errors.Is(err, ErrStale) {
-			return err
+		return false, fmt.Errorf("scep: record %s is %s and can no longer be denied", id, rec.State)
+	})
+}
+
+// Expire denies the requests that have waited for approval longer than Config.ApprovalWindow, and
+// returns how many they were. One whose device polls, or that somebody wants to approve, expires
+// without it; call it now and then, so that a list of those that wait has no others. It reads all
+// that wait, by pages. The depot must be a [Lister]. After an error, call it again.
+func (h *Handler) Expire(ctx context.Context) (n int, err error) {
+	l, ok := h.c.Depot.(Lister)
+	if !ok {
+		return 0, fmt.Errorf("scep: %T cannot list what waits for approval: it is no Lister", h.c.Depot)
+	}
+	q := Query{Profile: &h.c.Profile, State: Pending}
+	for {
+		page, err := l.List(ctx, q)
+		if err != nil {
+			return n, fmt.Errorf("scep: listing what waits for approval: %w", err)
+		}
+		if len(page) == 0 {
+			return n, nil
+		}
+		for _, rec := range page {
+			if q.After = rec.ID; !h.expired(rec) {
+				continue
+			}
+			waited := false
+			err := h.decide(ctx, rec.ID, "Expire", Decision{}, func(rec *Record, _ time.Time) (bool, error) {
+				if waited = rec.State == Pending; waited {
+					rec.State, rec.FailInfo, rec.Reason = Denied, BadRequest, textExpired
+				}
+				return waited, nil
+			})
+			if err != nil && !errors.Is(err, ErrNotFound) {
+				return n, err
+			}
+			if waited && err == nil {
+				n++
+			}
 		}
 	}
+}
+
+const textExpired = "nobody approved the request in time"
+
+// expired reports whether a request has waited too long for approval.
+func (h *Handler) expired(rec *Record) bool {
+	return rec.State == Pending && h.c.Time().Sub(rec.Created) > h.c.ApprovalWindow
 }
 
 // pending reads a record of this handler's.

@@ -63,7 +63,7 @@ func TestApprove(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range certs {
 		wg.Go(func() {
-			cert, err := h.Approve(ctx, id)
+			cert, err := h.Approve(ctx, id, scep.Decision{})
 			if err != nil {
 				t.Error(err)
 			}
@@ -80,7 +80,7 @@ func TestApprove(t *testing.T) {
 			t.Fatal("Approve returned another certificate than the device got")
 		}
 	}
-	if err := h.Deny(ctx, id, nil); err == nil {
+	if err := h.Deny(ctx, id, nil, scep.Decision{}); err == nil {
 		t.Error("an approved request was denied")
 	}
 	if a := d.send(t, h, d.pkcsReq(t, ra), ra); a.cert == nil || !a.cert.Equal(certs[0]) {
@@ -92,7 +92,7 @@ func TestDeny(t *testing.T) {
 	h, s, d, ra, id := waiting(t, nil)
 	ctx := context.Background()
 	for range 2 {
-		if err := h.Deny(ctx, id, scep.Reject(scep.BadRequest, "not yours")); err != nil {
+		if err := h.Deny(ctx, id, scep.Reject(scep.BadRequest, "not yours"), scep.Decision{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -102,7 +102,7 @@ func TestDeny(t *testing.T) {
 		}
 	}
 	var why *scep.Error
-	if _, err := h.Approve(ctx, id); !errors.As(err, &why) {
+	if _, err := h.Approve(ctx, id, scep.Decision{}); !errors.As(err, &why) {
 		t.Errorf("approving what was denied: %v", err)
 	}
 	if rec := only(t, s); rec.State != scep.Denied {
@@ -122,10 +122,10 @@ func TestApproveUnknown(t *testing.T) {
 		h  *scep.Handler
 		id scep.ID
 	}{{h, missing}, {h, "../etc/passwd"}, {h, ""}, {other, id}} {
-		if _, err := tt.h.Approve(ctx, tt.id); !errors.Is(err, scep.ErrNotFound) {
+		if _, err := tt.h.Approve(ctx, tt.id, scep.Decision{}); !errors.Is(err, scep.ErrNotFound) {
 			t.Errorf("Approve %q: %v", tt.id, err)
 		}
-		if err := tt.h.Deny(ctx, tt.id, nil); !errors.Is(err, scep.ErrNotFound) {
+		if err := tt.h.Deny(ctx, tt.id, nil, scep.Decision{}); !errors.Is(err, scep.ErrNotFound) {
 			t.Errorf("Deny %q: %v", tt.id, err)
 		}
 	}
@@ -146,7 +146,7 @@ func TestApproveWhenCAIsAway(t *testing.T) {
 			return false, nil
 		}}
 	})
-	if _, err := h.Approve(context.Background(), id); !errors.Is(err, gone) {
+	if _, err := h.Approve(context.Background(), id, scep.Decision{}); !errors.Is(err, gone) {
 		t.Fatalf("Approve: %v, want what the CA said", err)
 	}
 	if a := d.send(t, h, d.certPoll(t, ra), ra); a.status != "3" {

@@ -100,6 +100,10 @@ type Config struct {
 	// answer. After that it is a new request, judged afresh. If zero, 24 hours.
 	RetryWindow time.Duration
 
+	// ApprovalWindow is how long a request that [ErrPending] held back can be approved. After
+	// that it is denied. If zero, 30 days.
+	ApprovalWindow time.Duration
+
 	// Events are told what happened.
 	Events Events
 

@@ -37,7 +37,7 @@ func recordOf(t *testing.T, srv *sceptest.Server, transactionID string) *scep.Re
 
 func approve(t *testing.T, srv *sceptest.Server, id scep.ID) *x509.Certificate {
 	t.Helper()
-	cert, err := srv.Handler.Approve(t.Context(), id)
+	cert, err := srv.Handler.Approve(t.Context(), id, scep.Decision{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestConformancePOL(t *testing.T) {
 		d := newConformer(srv)
 		m := d.PKCSReq(t)
 		wantPending(t, d.Send(t, m))
-		if err := srv.Handler.Deny(t.Context(), recordOf(t, srv, d.TransactionID).ID, scep.Reject(scep.BadRequest, "not you")); err != nil {
+		if err := srv.Handler.Deny(t.Context(), recordOf(t, srv, d.TransactionID).ID, scep.Reject(scep.BadRequest, "not you"), scep.Decision{}); err != nil {
 			t.Fatal(err)
 		}
 		wantFail(t, d.Poll(t), scep.BadRequest, "not you")

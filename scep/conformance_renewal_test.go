@@ -317,7 +317,7 @@ func TestConformanceCRT(t *testing.T) {
 		}}})
 		d := newConformer(srv)
 		wantPending(t, d.Send(t, d.PKCSReq(t)))
-		if _, err := srv.Handler.Approve(t.Context(), recordOf(t, srv, d.TransactionID).ID); err == nil {
+		if _, err := srv.Handler.Approve(t.Context(), recordOf(t, srv, d.TransactionID).ID, scep.Decision{}); err == nil {
 			t.Error("approved, although the CA cannot sign")
 		}
 		rec := recordOf(t, srv, d.TransactionID) // has its serial number

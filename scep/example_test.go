@@ -114,7 +114,7 @@ func ExampleHandler_Approve() {
 		return
 	}
 	for _, rec := range waiting {
-		if _, err := handler.Approve(ctx, rec.ID); err != nil {
+		if _, err := handler.Approve(ctx, rec.ID, scep.Decision{By: "alice", Remark: "asset 4711"}); err != nil {
 			fmt.Println(err)
 		}
 	}

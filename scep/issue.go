@@ -22,6 +22,8 @@ func (h *Handler) goOn(ctx context.Context, out *outcome) (*outcome, error) {
 		rec := out.rec
 		var err error
 		switch {
+		case h.expired(rec):
+			err = h.deny(ctx, out, refuse(BadRequest, ReasonDenied, textExpired, nil))
 		case rec.State == Pending:
 			return out, nil
 		case rec.State == Signing:

@@ -48,6 +48,9 @@ func New(c Config) (*Handler, error) {
 	if c.RetryWindow < 0 {
 		return fail("RetryWindow", errors.New("is negative"))
 	}
+	if c.ApprovalWindow < 0 {
+		return fail("ApprovalWindow", errors.New("is negative"))
+	}
 	if c.Legacy&^(TripleDES|SHA1|SingleDES) != 0 {
 		return fail("Legacy", errors.New("holds an unknown algorithm"))
 	}
@@ -99,6 +102,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.RetryWindow == 0 {
 		c.RetryWindow = 24 * time.Hour
+	}
+	if c.ApprovalWindow == 0 {
+		c.ApprovalWindow = 30 * 24 * time.Hour
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

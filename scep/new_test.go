@@ -85,6 +85,7 @@ func TestNewRefuses(t *testing.T) {
 		{"negative limit", func(c *scep.Config) { c.Limits.Keys = -1 }, "Config.Limits…negative"},
 		{"unknown chain mode", func(c *scep.Config) { c.Chain = 99 }, "Config.Chain"},
 		{"unknown legacy", func(c *scep.Config) { c.Legacy = 128 }, "Config.Legacy"},
+		{"negative approval window", func(c *scep.Config) { c.ApprovalWindow = -1 }, "Config.ApprovalWindow"},
 		{"negative retry window", func(c *scep.Config) { c.RetryWindow = -1 }, "Config.RetryWindow"},
 		{"profile of a CA", func(c *scep.Config) { c.Policy = &scep.Profile{KeyUsage: x509.KeyUsageCertSign} }, "Config.Policy…KeyUsage"},
 		{"profile with OCSPSigning", func(c *scep.Config) {

@@ -59,7 +59,7 @@ func TestPasswordWaits(t *testing.T) {
 	wantPending(t, d.Send(t, m))
 	wantPending(t, d.Poll(t))
 	wantPending(t, d.Send(t, m.Again()))
-	cert, err := srv.Handler.Approve(t.Context(), recordOf(t, srv, d.TransactionID).ID)
+	cert, err := srv.Handler.Approve(t.Context(), recordOf(t, srv, d.TransactionID).ID, scep.Decision{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestPasswordWaits(t *testing.T) {
 	d = ecDevice(srv, sceptest.P256(), "denied")
 	m = d.PKCSReq(t)
 	wantPending(t, d.Send(t, m))
-	if err := srv.Handler.Deny(t.Context(), recordOf(t, srv, d.TransactionID).ID, scep.Reject(scep.BadRequest, "no")); err != nil {
+	if err := srv.Handler.Deny(t.Context(), recordOf(t, srv, d.TransactionID).ID, scep.Reject(scep.BadRequest, "no"), scep.Decision{}); err != nil {
 		t.Fatal(err)
 	}
 	wantFail(t, d.Poll(t), scep.BadRequest, "no")

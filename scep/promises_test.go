@@ -174,7 +174,7 @@ func TestIssuedIsTold(t *testing.T) {
 	t.Run("by approval", func(t *testing.T) {
 		issued.Store(0)
 		h, _, d, ra, id := waiting(t, count)
-		if _, err := h.Approve(t.Context(), id); err != nil {
+		if _, err := h.Approve(t.Context(), id, scep.Decision{}); err != nil {
 			t.Fatal(err)
 		}
 		d.send(t, h, d.certPoll(t, ra), ra)

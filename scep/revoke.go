@@ -147,7 +147,7 @@ func (h *Handler) decide(ctx context.Context, id ID, operation string, d Decisio
 	}
 }
 
-// tellDecision writes the log and calls Events.Revoked, unless the record was denied.
+// tellDecision writes the log, and calls Events.Revoked if there is a certificate.
 func (h *Handler) tellDecision(ctx context.Context, operation string, rec *Record) {
 	attrs := []slog.Attr{
 		slog.String("operation", operation), slog.String("record", string(rec.ID)), slog.String("state", rec.State.String()),
@@ -160,7 +160,7 @@ func (h *Handler) tellDecision(ctx context.Context, operation string, rec *Recor
 		attrs = append(attrs, slog.String("serial", rec.Serial.Text(16)))
 	}
 	h.c.Log.LogAttrs(ctx, slog.LevelInfo, "scep", attrs...)
-	if h.c.Events.Revoked == nil || rec.State == Denied {
+	if h.c.Events.Revoked == nil || rec.State != Revoked && rec.State != Issued {
 		return
 	}
 	e := Event{Time: rec.Changed, Operation: operation, Reason: ReasonRevoked, ID: rec.ID, TransactionID: rec.TransactionID, RemoteAddr: rec.RemoteAddr}

@@ -135,7 +135,7 @@ func TestRevokeUnissued(t *testing.T) {
 	waiting, signing := newConformer(srv), newConformer(srv)
 	wantPending(t, waiting.Send(t, waiting.PKCSReq(t)))
 	wantPending(t, signing.Send(t, signing.PKCSReq(t)))
-	if _, err := srv.Handler.Approve(t.Context(), recordOf(t, srv, signing.TransactionID).ID); err == nil {
+	if _, err := srv.Handler.Approve(t.Context(), recordOf(t, srv, signing.TransactionID).ID, scep.Decision{}); err == nil {
 		t.Fatal("approved, although the CA is away")
 	}
 	away.Store(false)

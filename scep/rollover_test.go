@@ -245,7 +245,7 @@ func TestRolloverAcross(t *testing.T) {
 			ca *scep.Identity
 		}{{waitsOld, old}, {waitsNext, next}} {
 			wantPending(t, w.d.Poll(t))
-			cert, err := h.Approve(t.Context(), idOf(w.d))
+			cert, err := h.Approve(t.Context(), idOf(w.d), scep.Decision{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -265,7 +265,7 @@ func TestRolloverAcross(t *testing.T) {
 		wantCert(t, ask.Send(t, ask.GetCert(t, firstCert.RawIssuer, firstCert.SerialNumber)), firstCert)
 		wantFail(t, first.To(toNext...).Send(t, firstReq.Again()), scep.BadRequest, "the request is encrypted to another certificate")
 		// Whom the old one keeps waiting no longer gets its certificate from the next.
-		if cert, err := sw.Handler().Approve(t.Context(), idOf(lateOld)); err != nil || cert.CheckSignatureFrom(next.Certificate()) != nil {
+		if cert, err := sw.Handler().Approve(t.Context(), idOf(lateOld), scep.Decision{}); err != nil || cert.CheckSignatureFrom(next.Certificate()) != nil {
 			t.Errorf("approved after the old key was gone: %v", err)
 		}
 	})

@@ -137,7 +137,7 @@ func TestPending(t *testing.T) {
 	if err != nil || len(waiting) != 1 {
 		t.Fatalf("%d requests wait, %v", len(waiting), err)
 	}
-	if _, err := s.server.Handler.Approve(t.Context(), waiting[0].ID); err != nil {
+	if _, err := s.server.Handler.Approve(t.Context(), waiting[0].ID, scep.Decision{}); err != nil {
 		t.Fatal(err)
 	}
 	s.must("poll", "-out", s.path("one"))

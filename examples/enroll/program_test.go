@@ -125,7 +125,7 @@ func (s *shell) approve() {
 	if err != nil || len(waiting) != 1 {
 		s.t.Fatalf("%d requests wait, %v", len(waiting), err)
 	}
-	if _, err := s.server.Handler.Approve(s.t.Context(), waiting[0].ID); err != nil {
+	if _, err := s.server.Handler.Approve(s.t.Context(), waiting[0].ID, scep.Decision{}); err != nil {
 		s.t.Fatal(err)
 	}
 }

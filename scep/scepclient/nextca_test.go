@@ -278,7 +278,7 @@ func TestEnrollWithNextCA(t *testing.T) {
 	if err != nil || len(list) != 1 {
 		t.Fatal(len(list), err)
 	}
-	if _, err := srv.Handler.Approve(t.Context(), list[0].ID); err != nil {
+	if _, err := srv.Handler.Approve(t.Context(), list[0].ID, scep.Decision{}); err != nil {
 		t.Fatal(err)
 	}
 	if res, err = c.Poll(t.Context(), &handle, sceptest.RSA(2)); err != nil || !res.Chain[0].Equal(next.Certificate()) {

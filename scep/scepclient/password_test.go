@@ -114,7 +114,7 @@ func TestPasswordReplyPends(t *testing.T) {
 	c.Retries, c.RetryDelay = 2, time.Millisecond
 	c.OnPending = func(_ *scepclient.Pending, poll int, _ time.Duration) {
 		if rec := only(); poll == 2 {
-			if _, err := srv.Handler.Approve(t.Context(), rec.ID); err != nil {
+			if _, err := srv.Handler.Approve(t.Context(), rec.ID, scep.Decision{}); err != nil {
 				t.Error(err)
 			}
 		}

@@ -221,7 +221,7 @@ func TestServerPends(t *testing.T) {
 		t.Errorf("before the decision: %v", err)
 	}
 	decide(func(id scep.ID) {
-		if _, err := srv.Handler.Approve(t.Context(), id); err != nil {
+		if _, err := srv.Handler.Approve(t.Context(), id, scep.Decision{}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -235,7 +235,7 @@ func TestServerPends(t *testing.T) {
 
 	p = start()
 	decide(func(id scep.ID) {
-		if err := srv.Handler.Deny(t.Context(), id, scep.Reject(scep.BadRequest, "not you")); err != nil {
+		if err := srv.Handler.Deny(t.Context(), id, scep.Reject(scep.BadRequest, "not you"), scep.Decision{}); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -261,7 +261,7 @@ func TestServerApprovesMeanwhile(t *testing.T) {
 		if err != nil || len(list) != 1 {
 			t.Fatalf("%d requests wait, %v", len(list), err)
 		}
-		if _, err := srv.Handler.Approve(context.Background(), list[0].ID); err != nil {
+		if _, err := srv.Handler.Approve(context.Background(), list[0].ID, scep.Decision{}); err != nil {
 			t.Fatal(err)
 		}
 	}

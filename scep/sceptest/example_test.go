@@ -60,7 +60,7 @@ func ExamplePend() {
 	fmt.Println(device.Send(t, device.PKCSReq(t)))
 
 	waiting, _ := records.List(t.Context(), scep.Query{State: scep.Pending})
-	srv.Handler.Approve(t.Context(), waiting[0].ID)
+	srv.Handler.Approve(t.Context(), waiting[0].ID, scep.Decision{})
 	fmt.Println(device.Poll(t))
 	// Output:
 	// PENDING

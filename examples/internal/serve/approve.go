@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -24,6 +25,7 @@ func (p heldBack) Template(ctx context.Context, req *scep.Request) (*x509.Certif
 func approve(ctx context.Context, h *scep.Handler, l scep.Lister, hold time.Duration, log *slog.Logger) {
 	tick := time.NewTicker(min(hold, time.Second/4))
 	defer tick.Stop()
+	decision := scep.Decision{By: "-hold", Remark: fmt.Sprintf("waited %v", hold)}
 	failed := map[scep.ID]time.Time{} // when approving them last failed
 	for {
 		select {
@@ -44,7 +46,7 @@ func approve(ctx context.Context, h *scep.Handler, l scep.Lister, hold time.Dura
 				if last = rec.ID; time.Since(rec.Created) < hold || time.Since(failed[rec.ID]) < time.Minute {
 					continue
 				}
-				if _, err := h.Approve(ctx, rec.ID); err != nil {
+				if _, err := h.Approve(ctx, rec.ID, decision); err != nil {
 					failed[rec.ID] = time.Now()
 					log.Error("approving", slog.String("record", string(rec.ID)), slog.Any("error", err))
 				}
