@@ -22,7 +22,7 @@ func (p heldBack) Template(ctx context.Context, req *scep.Request) (*x509.Certif
 }
 
 // approve approves each request that has waited long enough.
-func approve(ctx context.Context, h *scep.Handler, l scep.Lister, hold time.Duration, log *slog.Logger) {
+func approve(ctx context.Context, s *scep.Switch, l scep.Lister, hold time.Duration, log *slog.Logger) {
 	tick := time.NewTicker(min(hold, time.Second/4))
 	defer tick.Stop()
 	decision := scep.Decision{By: "-hold", Remark: fmt.Sprintf("waited %v", hold)}
@@ -46,7 +46,7 @@ func approve(ctx context.Context, h *scep.Handler, l scep.Lister, hold time.Dura
 				if last = rec.ID; time.Since(rec.Created) < hold || time.Since(failed[rec.ID]) < time.Minute {
 					continue
 				}
-				if _, err := h.Approve(ctx, rec.ID, decision); err != nil {
+				if _, err := s.Handler().Approve(ctx, rec.ID, decision); err != nil {
 					failed[rec.ID] = time.Now()
 					log.Error("approving", slog.String("record", string(rec.ID)), slog.Any("error", err))
 				}

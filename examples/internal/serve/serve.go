@@ -14,6 +14,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -95,13 +96,6 @@ func (p Program) run(ctx context.Context, o flags) (err error) {
 	if err != nil {
 		return fmt.Errorf("-ca-key: %w", err)
 	}
-	keys, err := p.Keys(ctx, Options{Dir: o.dir, CAKey: kind, Log: log})
-	if err != nil {
-		return err
-	}
-	if keys.Close != nil {
-		defer func() { err = errors.Join(err, keys.Close()) }()
-	}
 	secret, err := secret(o)
 	if err != nil {
 		return err
@@ -113,9 +107,6 @@ func (p Program) run(ctx context.Context, o flags) (err error) {
 	defer closeDepot()
 
 	c := scep.Config{
-		CA:        keys.CA,
-		RA:        keys.RA,
-		PastRA:    keys.PastRA,
 		Depot:     records,
 		Challenge: challenge.Static(secret),
 		Renewal:   scep.Renewal{On: true, Anytime: o.renewAlways},
@@ -127,8 +118,9 @@ func (p Program) run(ctx context.Context, o flags) (err error) {
 	if o.hold > 0 {
 		c.Policy = heldBack{&scep.Profile{}}
 	}
-	handler, err := scep.New(c)
-	if err != nil {
+	s := &service{program: p, options: Options{Dir: o.dir, CAKey: kind, Log: log}, config: c}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.open(ctx); err != nil {
 		return err
 	}
 
@@ -137,20 +129,21 @@ func (p Program) run(ctx context.Context, o flags) (err error) {
 		return err
 	}
 	server := &http.Server{
-		Handler:           pages(handler, keys.Check),
+		Handler:           s.pages(),
 		ReadHeaderTimeout: 5 * time.Second,
 		IdleTimeout:       time.Minute,
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	approved := make(chan struct{})
-	go func() {
-		defer close(approved)
-		if o.hold > 0 {
-			approve(ctx, handler, records.(scep.Lister), o.hold, log)
-		}
-	}()
-	greet(listener.Addr(), keys, secret, o)
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait() // before the keys and the depot are closed
+	defer cancel()
+	beside.Go(func() { s.renew(ctx) })
+	if o.hold > 0 {
+		beside.Go(func() { approve(ctx, &s.Switch, records.(scep.Lister), o.hold, log) })
+	}
+	greet(listener.Addr(), s.keys.Load(), secret, o)
 
 	select {
 	case err = <-served:
@@ -159,7 +152,6 @@ func (p Program) run(ctx context.Context, o flags) (err error) {
 		wait, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		err = server.Shutdown(wait)
-		<-approved
 	}
 	return err
 }
@@ -176,12 +168,13 @@ func openDepot(o flags) (records scep.Depot, closeDepot func() error, err error)
 }
 
 // pages serves SCEP at /scep and any path below it, and never redirects: SCEP clients do not
-// follow. If check is not nil, /readyz has what it says.
-func pages(h http.Handler, check func(context.Context) error) http.Handler {
+// follow. If the keys have a Check, /readyz has what it says.
+func (s *service) pages() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		check := s.keys.Load().Check
 		switch p := path.Clean("/" + r.URL.Path); {
 		case p == "/scep" || strings.HasPrefix(p, "/scep/"):
-			h.ServeHTTP(w, r)
+			s.ServeHTTP(w, r)
 		case p == "/readyz" && check != nil:
 			ready(w, r, check)
 		default:
