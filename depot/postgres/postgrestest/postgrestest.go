@@ -9,9 +9,11 @@
 //		...
 //	}
 //
-// A test that kills or stops its server starts one of its own with [Start].
+// A test that kills or stops its server starts one of its own with [Start]. For failovers there is
+// [Server.Standby], for what lies between a program and its server [Server.Proxy] and
+// [Server.Bouncer].
 //
-// The variable PGTEST says what becomes of a test where PostgreSQL is not installed:
+// The variable PGTEST says what becomes of a test where PostgreSQL, or PgBouncer, is not installed:
 //
 //	require   it fails; the default where CI is "true"
 //	skip      it is skipped, naming the Debian package; the default elsewhere
@@ -75,11 +77,10 @@ func Shared(t testing.TB) *Server {
 	return process.shared
 }
 
-// bin returns the folder of PostgreSQL's programs, or ends the test.
-func bin(t testing.TB) string {
+// wanted ends the test if PGTEST says so.
+func wanted(t testing.TB) {
 	t.Helper()
-	mode := os.Getenv("PGTEST")
-	switch mode {
+	switch mode := os.Getenv("PGTEST"); mode {
 	case "", "require", "skip":
 	case "off":
 		t.Skip("postgrestest: PGTEST is off")
@@ -89,6 +90,21 @@ func bin(t testing.TB) string {
 	if !unix {
 		t.Skip("postgrestest: servers run on Unix only")
 	}
+}
+
+// missing ends the test of a program that is not installed.
+func missing(t testing.TB, name, debian string) {
+	t.Helper()
+	if mode := os.Getenv("PGTEST"); mode == "require" || mode == "" && os.Getenv("CI") == "true" {
+		t.Fatalf("postgrestest: %s is required and not installed (Debian package %s)", name, debian)
+	}
+	t.Skipf("postgrestest: %s is not installed (Debian package %s)", name, debian)
+}
+
+// bin returns the folder of PostgreSQL's programs, or ends the test.
+func bin(t testing.TB) string {
+	t.Helper()
+	wanted(t)
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	version := func(path string) int {
 		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))
@@ -103,10 +119,7 @@ func bin(t testing.TB) string {
 			return filepath.Dir(path)
 		}
 	}
-	if mode == "require" || mode == "" && os.Getenv("CI") == "true" {
-		t.Fatal("postgrestest: PostgreSQL is required and not installed (Debian package postgresql)")
-	}
-	t.Skip("postgrestest: PostgreSQL is not installed (Debian package postgresql)")
+	missing(t, "PostgreSQL", "postgresql")
 	return ""
 }
 
@@ -126,6 +139,18 @@ func folder(t testing.TB) string {
 		t.Fatalf("postgrestest: %v", err)
 	}
 	return dir
+}
+
+// write writes a file that belongs to the server's user.
+func write(t testing.TB, name, content string) {
+	t.Helper()
+	err := os.WriteFile(name, []byte(content), 0o600)
+	if err == nil {
+		err = own(name)
+	}
+	if err != nil {
+		t.Fatalf("postgrestest: %v", err)
+	}
 }
 
 // cluster puts a fresh cluster into dir/data.
@@ -159,9 +184,14 @@ func command(t testing.TB, name string, args ...string) {
 	}
 }
 
-// url returns where a database is, through the socket in dir.
-func url(dir, user, database string) string {
-	return fmt.Sprintf("postgres://%s@/%s?host=%s&port=%d&sslmode=disable", user, database, dir, port)
+// URL returns where a database is that one of several servers has, for their superuser: through
+// their sockets, in this order.
+func URL(database string, servers ...*Server) string {
+	var dirs, ports []string
+	for _, s := range servers {
+		dirs, ports = append(dirs, s.dir), append(ports, fmt.Sprint(port))
+	}
+	return fmt.Sprintf("postgres://postgres@/%s?host=%s&port=%s&sslmode=disable", database, strings.Join(dirs, ","), strings.Join(ports, ","))
 }
 
 // port is only a part of the socket's name.

@@ -59,6 +59,60 @@ func TestLives(t *testing.T) {
 	}
 }
 
+// count returns how many rows a table has.
+func count(t *testing.T, url, table string) (n int) {
+	t.Helper()
+	c, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	if err := c.QueryRow(t.Context(), "SELECT count(*) FROM "+table).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestStandby has a standby take over, and the server that it followed follow it.
+func TestStandby(t *testing.T) {
+	first := postgrestest.Start(t, postgrestest.Primary, postgrestest.Synchronous)
+	second := first.Standby(t, postgrestest.Synchronous)
+	insert := `INSERT INTO t VALUES (1)`
+	first.Exec(t, "postgres", `SET synchronous_commit = remote_apply`, `CREATE TABLE t (n int)`, insert)
+	if n := count(t, second.URL("postgres"), "t"); n != 1 {
+		t.Fatalf("the standby has %d rows", n)
+	}
+	first.Stop(t)
+	second.Promote(t)
+	second.Exec(t, "postgres", insert)
+	first.Follow(t, second)
+	second.Exec(t, "postgres", `SET synchronous_commit = remote_apply`, insert)
+	if n := count(t, first.URL("postgres"), "t"); n != 3 {
+		t.Errorf("the server that follows has %d rows", n)
+	}
+	second.Kill(t)
+	if n := count(t, postgrestest.URL("postgres", second, first), "t"); n != 3 {
+		t.Errorf("the one that is left has %d rows", n)
+	}
+}
+
+func TestBouncer(t *testing.T) {
+	s := postgrestest.Shared(t)
+	b := s.Bouncer(t, "session")
+	url := b.URL(s.Database(t))
+	if err := ask(t, url); err != nil {
+		t.Fatal(err)
+	}
+	b.Kill(t)
+	if err := ask(t, url); err == nil {
+		t.Error("killed, and answers")
+	}
+	b.Start(t)
+	if err := ask(t, url); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestProxy(t *testing.T) {
 	s := postgrestest.Shared(t)
 	p := s.Proxy(t)

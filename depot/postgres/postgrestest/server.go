@@ -30,15 +30,16 @@ func Setting(name, value string) Option {
 
 // Server is one PostgreSQL server with a folder of its own.
 type Server struct {
-	bin, dir string
-	settings []string
+	bin, dir    string
+	settings    []string
+	synchronous bool
 
 	mu        sync.Mutex
 	run       *run
 	databases atomic.Int64
 }
 
-// run is one life of a server.
+// run is one life of a server, or of a PgBouncer.
 type run struct {
 	cmd  *exec.Cmd
 	log  bytes.Buffer  // complete once done is closed
@@ -49,16 +50,20 @@ type run struct {
 func Start(t testing.TB, options ...Option) *Server {
 	t.Helper()
 	s := start(t, options...)
-	t.Cleanup(func() {
-		s.end()
-		if t.Failed() {
-			t.Logf("log of PostgreSQL:\n%s", s.run.log.Bytes())
-		}
-	})
+	s.endWith(t)
 	return s
 }
 
 func start(t testing.TB, options ...Option) *Server {
+	t.Helper()
+	s := empty(t, options)
+	cluster(t, s.bin, s.dir)
+	s.Start(t)
+	return s
+}
+
+// empty returns a server without data.
+func empty(t testing.TB, options []Option) *Server {
 	t.Helper()
 	s := &Server{bin: bin(t), settings: []string{
 		"listen_addresses=", "fsync=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200",
@@ -68,29 +73,44 @@ func start(t testing.TB, options ...Option) *Server {
 		o(s)
 	}
 	s.dir = folder(t)
-	cluster(t, s.bin, s.dir)
-	s.Start(t)
 	return s
+}
+
+// endWith has the server end with the test.
+func (s *Server) endWith(t testing.TB) {
+	t.Cleanup(func() {
+		s.end()
+		if t.Failed() && s.run != nil {
+			t.Logf("log of PostgreSQL in %s:\n%s", s.dir, s.run.log.Bytes())
+		}
+	})
 }
 
 // Start starts a server that was stopped or killed, and waits until it can be used.
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
 	s.Launch(t)
+	s.run.await(t, s.URL("postgres"))
+}
+
+// await waits until a database can be connected to.
+func (r *run) await(t testing.TB, url string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
-		c, err := pgx.Connect(ctx, s.URL("postgres"))
+		c, err := pgx.Connect(ctx, url)
 		if err == nil {
 			c.Close(ctx)
 			return
 		}
 		select {
-		case <-s.run.done:
-			t.Fatalf("postgrestest: PostgreSQL ended:\n%s", s.run.log.Bytes())
+		case <-r.done:
+			t.Fatalf("postgrestest: %s ended:\n%s", r.cmd.Path, r.log.Bytes())
 		case <-ctx.Done():
-			s.Kill(t)
-			t.Fatalf("postgrestest: PostgreSQL does not start: %v\n%s", err, s.run.log.Bytes())
+			signal(syscall.SIGKILL, family(r.cmd.Process.Pid)...)
+			<-r.done
+			t.Fatalf("postgrestest: %s does not start: %v\n%s", r.cmd.Path, err, r.log.Bytes())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
@@ -105,23 +125,30 @@ func (s *Server) Launch(t testing.TB) {
 	for _, setting := range s.settings {
 		args = append(args, "-c", setting)
 	}
-	r := &run{cmd: exec.Command(filepath.Join(s.bin, "postgres"), args...), done: make(chan struct{})}
-	r.cmd.Dir = s.dir
-	r.cmd.Stdout, r.cmd.Stderr = &r.log, &r.log
-	unprivileged(r.cmd)
+	cmd := exec.Command(filepath.Join(s.bin, "postgres"), args...)
+	cmd.Dir = s.dir
+	s.run = launch(t, cmd)
+}
+
+// launch starts a process that ends with the test binary.
+func launch(t testing.TB, cmd *exec.Cmd) *run {
+	t.Helper()
+	r := &run{cmd: cmd, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &r.log, &r.log
+	unprivileged(cmd)
 	started := make(chan error)
 	go supervise(func() {
-		err := r.cmd.Start()
+		err := cmd.Start()
 		started <- err
 		if err == nil {
-			r.cmd.Wait()
+			cmd.Wait()
 			close(r.done)
 		}
 	})
 	if err := <-started; err != nil {
 		t.Fatalf("postgrestest: %v", err)
 	}
-	s.run = r
+	return r
 }
 
 // Stop stops the server in order, as for maintenance: connections are closed, and everything is
@@ -181,16 +208,18 @@ func (s *Server) Resume(testing.TB) {
 
 // end stops the server and deletes its files.
 func (s *Server) end() {
-	select {
-	case <-s.run.done:
-	default:
-		s.stop(syscall.SIGKILL)
+	if s.run != nil {
+		select {
+		case <-s.run.done:
+		default:
+			s.stop(syscall.SIGKILL)
+		}
 	}
 	os.RemoveAll(s.dir)
 }
 
 // URL returns where a database of the server is, for its superuser.
-func (s *Server) URL(database string) string { return url(s.dir, "postgres", database) }
+func (s *Server) URL(database string) string { return URL(database, s) }
 
 // Dir returns the folder of the server's socket, which a URL can have for a host.
 func (s *Server) Dir() string { return s.dir }
