@@ -55,7 +55,12 @@ func (db *DB) do(ctx context.Context, c call) error {
 		// If it hangs there is time left to try again, or to look.
 		patience := time.Until(end) * 2 / 3
 		try, cancel := context.WithTimeout(stay, patience)
-		err = c.try(try, l.Conn)
+		if c.look != nil {
+			err = db.pool.flowing(try, l)
+		}
+		if err == nil {
+			err = c.try(try, l.Conn)
+		}
 		cancel()
 		hung := patience > db.timeout/3
 		switch judge(err) {
@@ -65,7 +70,7 @@ func (db *DB) do(ctx context.Context, c call) error {
 		case refused:
 			if code(err) == codeReadOnly { // it has become a standby
 				db.pool.drop(l)
-				db.pool.reset()
+				db.pool.reset(false)
 			} else {
 				db.pool.give(l)
 			}
@@ -87,6 +92,7 @@ func (db *DB) do(ctx context.Context, c call) error {
 			}
 			continue
 		}
+		db.pool.suspectWait()
 		if again, answer := db.readBack(ctx, wait, c, l, err); !again || tries >= maxTries {
 			return answer
 		}
@@ -98,7 +104,7 @@ func (db *DB) do(ctx context.Context, c call) error {
 func (db *DB) lose(ctx context.Context, l *link, hung bool, err error) {
 	db.pool.drop(l)
 	if ctx.Err() == nil && (hung || !pgconn.Timeout(err)) {
-		db.pool.reset()
+		db.pool.reset(pgconn.Timeout(err))
 		db.pool.heard(err)
 	}
 }
@@ -116,8 +122,11 @@ func (db *DB) readBack(ctx, wait context.Context, c call, l *link, err error) (a
 		var found fate
 		if looking == nil {
 			found, answer = c.look(wait, other.Conn)
-			if found != settled {
+			switch {
+			case found != settled:
 				looking = answer
+			case answer == nil: // somebody who ended its session may have made it visible too early
+				looking = other.confirm(wait)
 			}
 		}
 		if judge(looking) >= unsent {
@@ -153,6 +162,15 @@ func (l *link) gone(ctx context.Context, other *link) (bool, error) {
 	var its, own int
 	err := other.QueryRow(ctx, sessionsThere, int64(l.PgConn().PID())).Scan(&its, &own)
 	return its == 0 && own == 1, err
+}
+
+// confirm waits until the synchronous standby has what is visible.
+func (l *link) confirm(ctx context.Context) error {
+	err := l.PgConn().Exec(ctx, barrier).Close()
+	if judge(err) == refused {
+		return nil // not PostgreSQL
+	}
+	return err
 }
 
 // failed is the error of a call. It wraps that of the caller's context, if it has one.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
@@ -62,10 +63,15 @@ const sessionSettings = `SELECT current_setting('transaction_read_only'), pg_bac
 	set_config('client_encoding', 'UTF8', false),
 	set_config('statement_timeout', $2, false),
 	set_config('lock_timeout', $3, false),
-	set_config('idle_in_transaction_session_timeout', $4, false)`
+	set_config('idle_in_transaction_session_timeout', $4, false),
+	set_config('scepkit.session', $5, false)`
 
-// isDirect marks a connection that a server, not a pooler, is at the other end of.
-const isDirect = "direct"
+// What is noted with a connection.
+const (
+	isDirect  = "direct" // that a server, not a pooler, is at its other end
+	theMark   = "mark"   // what its session has in scepkit.session, and no other
+	theServer = "server"
+)
 
 // errReadOnly is a server that cannot be written to.
 var errReadOnly = errors.New("server is read-only: a standby, or default_transaction_read_only is on; " +
@@ -79,7 +85,9 @@ func session(c *Config) pgconn.ValidateConnectFunc {
 		ms(c.Timeout * 6 / 10), ms(c.Timeout / 2), ms(c.Timeout),
 	}
 	return func(ctx context.Context, pc *pgconn.PgConn) error {
-		r := pc.ExecParams(ctx, sessionSettings, args, nil, nil, nil).Read()
+		mark := strconv.FormatUint(rand.Uint64(), 16)
+		pc.CustomData()[theMark] = mark
+		r := pc.ExecParams(ctx, sessionSettings, append(args[:len(args):len(args)], []byte(mark)), nil, nil, nil).Read()
 		switch {
 		case r.Err != nil:
 			return r.Err
@@ -90,6 +98,26 @@ func session(c *Config) pgconn.ValidateConnectFunc {
 		}
 		return nil
 	}
+}
+
+// errPooled is a pooler that gives a session to several clients.
+var errPooled = errors.New("a pooler gives the server's sessions to several clients in turn, so that settings are lost; " +
+	"with PgBouncer, set pool_mode=session for this database")
+
+// alive tries a connection, and that its session is still its own: not even two in a row need go
+// to the same one through a pooler.
+func alive(ctx context.Context, pc *pgconn.PgConn) error {
+	if pc.CustomData()[isDirect] != nil {
+		return pc.Ping(ctx)
+	}
+	r := pc.ExecParams(ctx, `SELECT current_setting('scepkit.session', true)`, nil, nil, nil, nil).Read()
+	switch {
+	case r.Err != nil:
+		return r.Err
+	case len(r.Rows) != 1 || string(r.Rows[0][0]) != pc.CustomData()[theMark]:
+		return errPooled
+	}
+	return nil
 }
 
 // sockets are the network connections that are open, also those that pgx is closing in the
@@ -150,28 +178,3 @@ func (s *sockets) close() {
 	}
 	clear(s.open)
 }
-
-// dial connects. Its errors have neither the password in them nor anything it could be got from.
-func (p *pool) dial(ctx context.Context) (*pgx.Conn, error) {
-	c, err := pgx.ConnectConfig(context.WithValue(ctx, ourDial{}, true), p.config)
-	if err == nil {
-		return c, nil
-	}
-	failure := &dialError{text: "cannot connect: " + strings.ReplaceAll(err.Error(), "\n\t", " ")}
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
-		failure.cause = e
-	} else if ctx.Err() != nil {
-		failure.cause = ctx.Err()
-	}
-	return nil, failure
-}
-
-// dialError is the text of pgx's error, which holds the configuration.
-type dialError struct {
-	text  string
-	cause error
-}
-
-func (e *dialError) Error() string { return e.text }
-func (e *dialError) Unwrap() error { return e.cause }

@@ -24,6 +24,8 @@ const (
 	codeFeature            = "0A000"
 	codeInvalidSchema      = "3F000"
 	codePrivilege          = "42501"
+	codeUnknownStatement   = "26000"
+	codeDuplicateStatement = "42P05"
 	codeDiskFull           = "53100"
 	codeTooManyConnections = "53300"
 	codeLockTimeout        = "55P03"
@@ -57,6 +59,8 @@ func judge(err error) outcome {
 	}
 	var e *pgconn.PgError
 	switch {
+	case errors.Is(err, errStandbyAway):
+		return refused
 	case errors.As(err, &e) && e.SeverityUnlocalized == "ERROR" && e.Code != codeStatementUnknown:
 		return refused // what is worse ends the session, and may have come after the commit
 	case pgconn.SafeToRetry(err):
@@ -80,6 +84,8 @@ func explain(err error) error {
 	switch c := code(err); c {
 	case codeReadOnly:
 		return fmt.Errorf("%w (%w)", errReadOnly, err)
+	case codeUnknownStatement, codeDuplicateStatement:
+		return fmt.Errorf("%w (%w)", errPooled, err)
 	case codeDiskFull:
 		cure = "no space left on the server; free some: "
 	case codeTooManyConnections:

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
@@ -18,7 +19,7 @@ const (
 
 // pool has so many places, each for one caller and its connection. It has no goroutine.
 type pool struct {
-	config  *pgx.ConnConfig
+	servers []*pgx.ConnConfig
 	timeout time.Duration
 	sockets *sockets
 	name    string
@@ -28,10 +29,17 @@ type pool struct {
 	closing chan struct{}
 	once    sync.Once
 
-	mu   sync.Mutex
-	idle []*link // the one used last comes last
-	era  int     // connections of an earlier one are not used
-	lost bool    // the last that was heard of the database
+	mu      sync.Mutex
+	idle    []*link // the one used last comes last
+	era     int     // connections of an earlier one are not used
+	lost    bool    // the last that was heard of the database
+	good    int     // the server that was used last
+	unsure  bool    // whether it is still the one to use
+	suspect bool    // whether writes wait for a standby
+
+	timelines map[string]string // the latest of each system
+	settled   server            // its standby has what it shows
+	doubts    int               // counts what makes that doubtful
 }
 
 // link is a connection.
@@ -40,15 +48,26 @@ type link struct {
 	era        int
 	born, used time.Time
 	direct     bool // its number is that of a session of the server
+	at         server
 }
 
 func newPool(config *pgx.ConnConfig, n int, timeout time.Duration, name string, log *slog.Logger) *pool {
 	s := &sockets{dial: config.DialFunc, open: make(map[*socket]bool)}
 	config.DialFunc = s.connect
-	return &pool{
-		config: config, timeout: timeout, sockets: s, name: name, log: log,
+	p := &pool{
+		timeout: timeout, sockets: s, name: name, log: log,
 		places: make(chan struct{}, n), closing: make(chan struct{}),
+		unsure: true, timelines: make(map[string]string),
 	}
+	ready := config.ValidateConnect
+	config.ValidateConnect = func(ctx context.Context, pc *pgconn.PgConn) error {
+		if err := ready(ctx, pc); err != nil {
+			return err
+		}
+		return p.admit(ctx, pc)
+	}
+	p.servers = split(config)
+	return p
 }
 
 // errClosed is what every call returns after Close.
@@ -83,14 +102,18 @@ func (p *pool) take(ctx context.Context) (*link, error) {
 		if time.Since(l.used) < restless {
 			return l, nil
 		}
-		if err := l.ping(ctx, p.timeout/4); err == nil {
+		err := l.ping(ctx, p.timeout/4)
+		if err == nil {
 			return l, nil
 		}
 		p.drop(l)
+		if errors.Is(err, errPooled) {
+			return nil, err
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		p.reset() // the others are no better
+		p.reset(pgconn.Timeout(err)) // the others are no better
 	}
 	p.mu.Lock()
 	era := p.era
@@ -103,13 +126,27 @@ func (p *pool) take(ctx context.Context) (*link, error) {
 		return nil, err
 	}
 	now := time.Now()
-	return &link{Conn: c, era: era, born: now, used: now, direct: c.PgConn().CustomData()[isDirect] != nil}, nil
+	return &link{Conn: c, era: era, born: now, used: now, direct: c.PgConn().CustomData()[isDirect] != nil, at: serverOf(c)}, nil
 }
 
 func (l *link) ping(ctx context.Context, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return l.Ping(ctx)
+	return alive(ctx, l.PgConn())
+}
+
+// checkPooler reports that l does not have a session of its own. A pooler that shares them gives
+// another client the one that was just used, or a third one to l.
+func (p *pool) checkPooler(ctx context.Context, l *link) error {
+	if l.direct {
+		return nil
+	}
+	other, cancel := context.WithTimeout(ctx, p.timeout/4)
+	defer cancel()
+	if c, err := p.dial(other); err == nil { // otherwise the pooler may have just this one
+		goodbye(c)
+	}
+	return l.ping(ctx, p.timeout/4)
 }
 
 // pop returns the connection that was used last and may still be used, or nil.
@@ -125,7 +162,7 @@ func (p *pool) pop() *link {
 	for n := len(p.idle); n > 0; n-- {
 		l := p.idle[n-1]
 		p.idle = p.idle[:n-1]
-		if l.era == p.era && !l.IsClosed() && time.Since(l.born) < lifetime {
+		if l.era == p.era && !l.IsClosed() && time.Since(l.born) < lifetime && l.at.timeline >= p.timelines[l.at.system] {
 			return l
 		}
 		old = append(old, l)
@@ -147,18 +184,20 @@ func (p *pool) give(l *link) {
 }
 
 // drop closes a connection. It says goodbye, but waits for nothing.
-func (p *pool) drop(l *link) {
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
-	l.Close(ctx)
-}
+func (p *pool) drop(l *link) { goodbye(l.Conn) }
 
 // reset has all connections that exist now closed before they are used again: if one is lost
-// the others are, too.
-func (p *pool) reset() {
+// the others are, too. The server may be another afterwards, or have been started again unless
+// it only hung.
+func (p *pool) reset(hung bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.era++
+	p.unsure = true
+	if !hung {
+		p.settled = server{}
+		p.doubts++
+	}
 }
 
 // heard logs that the database is lost, or back.

@@ -172,7 +172,10 @@ func (db *DB) prepare(ctx context.Context, schema string) error {
 		return fmt.Errorf("postgres: %s: %w", db.name, explain(err))
 	}
 	used := true
-	if err = db.checkServer(begun, l.Conn); err == nil {
+	if err = db.pool.checkPooler(begun, l); err == nil {
+		err = db.checkServer(begun, l.Conn)
+	}
+	if err == nil {
 		used, err = migrate(ctx, begun, l.Conn, schema)
 	}
 	if err != nil {

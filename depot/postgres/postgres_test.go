@@ -42,8 +42,9 @@ func record(name string) *scep.Record {
 }
 
 // TestDepot gives each clause a schema of its own.
-func TestDepot(t *testing.T) {
-	url := postgrestest.Shared(t).Database(t)
+func TestDepot(t *testing.T) { testDepot(t, postgrestest.Shared(t).Database(t)) }
+
+func testDepot(t *testing.T, url string) {
 	var schemas sync.Map
 	var last atomic.Int64
 	openSchema := func(t *testing.T, schema string) scep.Depot {
