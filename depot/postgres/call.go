@@ -92,7 +92,7 @@ func (db *DB) do(ctx context.Context, c call) error {
 			}
 			continue
 		}
-		db.pool.suspectWait()
+		db.pool.suspects()
 		if again, answer := db.readBack(ctx, wait, c, l, err); !again || tries >= maxTries {
 			return answer
 		}

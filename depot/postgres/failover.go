@@ -31,7 +31,7 @@ const barrier = `SELECT pg_logical_emit_message(true, 'scepkit', '')`
 // waitsForStandby tells whether somebody has been waiting for the standby for longer than so
 // many seconds.
 const waitsForStandby = `SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'
-	AND usename = current_user AND query_start < clock_timestamp() - make_interval(secs => $1))`
+	AND usename = session_user AND query_start < clock_timestamp() - make_interval(secs => $1))`
 
 var (
 	errReplaced = errors.New("a standby has been promoted in this server's place, and this one does not have what was written since; " +
@@ -69,7 +69,7 @@ func (p *pool) dial(ctx context.Context) (found *pgx.Conn, err error) {
 		n := (first + i) % len(p.servers)
 		share := p.share(ctx, len(p.servers)-i)
 		if found != nil {
-			share = min(share, p.timeout/8)
+			share = min(share, p.timeout/4)
 		}
 		one, cancel := context.WithTimeout(context.WithValue(ctx, ourDial{}, true), share)
 		c, err := pgx.ConnectConfig(one, p.servers[n])
@@ -189,9 +189,9 @@ func waits(ctx context.Context, pc *pgconn.PgConn, timeout time.Duration) error 
 	return nil
 }
 
-// flowing reports that writes would wait for a standby, as others do. Each would leave a session
-// in the server until the standby is back, and the server has only so many. It asks only if a
-// write was lost, and until nobody waits any more.
+// flowing reports that a write would wait for a standby, as others do. Each would leave a session
+// in the server until the standby is back, and the server has only so many. It asks from the
+// first write that is lost until nobody waits.
 func (p *pool) flowing(ctx context.Context, l *link) error {
 	p.mu.Lock()
 	suspect := p.suspect
@@ -200,16 +200,23 @@ func (p *pool) flowing(ctx context.Context, l *link) error {
 		return nil
 	}
 	err := waits(ctx, l.PgConn(), p.timeout)
-	if err == nil {
-		p.mu.Lock()
-		p.suspect = false
-		p.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
+		if p.suspect = false; p.waiting {
+			p.log.Info("postgres: synchronous standby is back", "database", p.name)
+		}
+		p.waiting = false
+	case errors.Is(err, errStandbyAway) && !p.waiting:
+		p.log.Error("postgres: synchronous standby is away: nothing is written", "database", p.name)
+		p.waiting = true
 	}
 	return err
 }
 
-// suspectWait has the next write ask whether it would wait for a standby.
-func (p *pool) suspectWait() {
+// suspects has the next write ask whether it would wait.
+func (p *pool) suspects() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.suspect = true

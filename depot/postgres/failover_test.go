@@ -173,15 +173,8 @@ func heals(t *testing.T, db *postgres.DB, name string) {
 
 // TestPromoted kills a server under load, and has its synchronous standby take its place.
 func TestPromoted(t *testing.T) {
-	for name, wait := range map[string]time.Duration{
-		"at once": 0, // calls that are under way learn what has become of them
-		"later":   prompt,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			first, second, db := pair(t, postgrestest.Synchronous)
-			j, stop := load(t, db, 8)
-			j.reaches(t, 200)
+	for name, change := range map[string]func(t *testing.T, first, second *postgrestest.Server, db *postgres.DB){
+		"once it is dead": func(t *testing.T, first, second *postgrestest.Server, db *postgres.DB) {
 			first.Kill(t)
 			errs, slowest := callAll(t, db, "in between")
 			for what, err := range errs {
@@ -189,8 +182,26 @@ func TestPromoted(t *testing.T) {
 					t.Errorf("%s: %v after %v at most", what, err, slowest)
 				}
 			}
-			time.Sleep(wait)
+			time.Sleep(prompt) // calls that were under way are over
 			second.Promote(t)
+		},
+		"before it is dead": func(t *testing.T, first, second *postgrestest.Server, db *postgres.DB) {
+			second.Promote(t)
+			first.Kill(t) // calls that are under way learn what has become of them
+		},
+		"while it hangs": func(t *testing.T, first, second *postgrestest.Server, db *postgres.DB) {
+			first.Pause(t)
+			second.Promote(t)
+			heals(t, db, "promoted while the other hangs")
+			first.Resume(t) // and goes on with what it had begun
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			first, second, db := pair(t, postgrestest.Synchronous)
+			j, stop := load(t, db, 8)
+			j.reaches(t, 200)
+			change(t, first, second, db)
 			heals(t, db, "promoted")
 			j.reaches(t, 50)
 			stop()
@@ -231,6 +242,9 @@ func TestOldPrimary(t *testing.T) {
 			t.Errorf("a depot that is opened now lacks record %d", i)
 		}
 	}
+
+	first.Exec(t, "postgres", `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`, `SELECT pg_reload_conf()`)
+	create(t, open(t, postgres.Config{URL: postgrestest.URL("postgres", first, second)}), "beside one that hangs")
 }
 
 // TestSwitchover has a server and its standby change places, in order and under load, twice.

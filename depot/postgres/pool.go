@@ -29,17 +29,18 @@ type pool struct {
 	closing chan struct{}
 	once    sync.Once
 
-	mu      sync.Mutex
-	idle    []*link // the one used last comes last
-	era     int     // connections of an earlier one are not used
-	lost    bool    // the last that was heard of the database
-	good    int     // the server that was used last
-	unsure  bool    // whether it is still the one to use
-	suspect bool    // whether writes wait for a standby
+	mu   sync.Mutex
+	idle []*link // the one used last comes last
+	era  int     // connections of an earlier one are not used
+	lost bool    // the last that was heard of the database
 
-	timelines map[string]string // the latest of each system
-	settled   server            // its standby has what it shows
-	doubts    int               // counts what makes that doubtful
+	good      int               // the server that was used last
+	unsure    bool              // whether that is still the one to use
+	timelines map[string]string // the latest that was seen of each system
+	settled   server            // its synchronous standby has what it shows
+	doubts    int               // counts what made that doubtful
+	suspect   bool              // whether writes wait for that standby
+	waiting   bool              // that they do
 }
 
 // link is a connection.

@@ -58,7 +58,7 @@ func (s *Server) Follow(t testing.TB, primary *Server) {
 // it followed is not told.
 func (s *Server) Promote(t testing.TB) {
 	t.Helper()
-	s.Exec(t, "postgres", `SELECT pg_promote()`)
+	command(t, filepath.Join(s.bin, "pg_ctl"), "--pgdata="+filepath.Join(s.dir, "data"), "promote", "--no-wait") // a session that waits can be in its way
 	s.await(t, `SELECT NOT pg_is_in_recovery()`)
 }
 
