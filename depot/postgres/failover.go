@@ -17,15 +17,15 @@ import (
 type server struct {
 	system   string // is the same for a server and all that were ever copied from it
 	timeline string // eight hexadecimal digits; whoever is promoted begins a later one
-	started  string
+	started  string // a time
 }
 
 // whichServer needs no rights. What is not PostgreSQL may not know it.
 const whichServer = `SELECT (SELECT system_identifier FROM pg_control_system()),
 	left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_postmaster_start_time()`
 
-// A barrier is a transaction that changes nothing, and yet waits for the synchronous standby: when
-// it is committed, so is everything that was in the server's log before.
+// A barrier is a transaction that changes nothing, and yet waits for the synchronous standby, which
+// then has everything that was in the server's log before.
 const barrier = `SELECT pg_logical_emit_message(true, 'scepkit', '')`
 
 // waitsForStandby tells whether somebody has been waiting for the standby for longer than so
@@ -57,12 +57,12 @@ func split(config *pgx.ConnConfig) (all []*pgx.ConnConfig) {
 	return all
 }
 
-// dial connects to the server that was used last, or to another. After a loss it asks them all,
-// and takes the one that was promoted last. Its errors have neither the password in them nor
+// dial connects to the server that was used last, or to another. After a loss, and now and then, it
+// asks them all, and takes the one that was promoted last. Its errors have neither the password in them nor
 // anything it could be got from.
 func (p *pool) dial(ctx context.Context) (found *pgx.Conn, err error) {
 	p.mu.Lock()
-	first, all := p.good, p.unsure
+	first, all := p.good, time.Since(p.asked) > lifetime
 	p.mu.Unlock()
 	var failures []error
 	for i := range p.servers {
@@ -82,7 +82,7 @@ func (p *pool) dial(ctx context.Context) (found *pgx.Conn, err error) {
 			continue
 		}
 		if found != nil {
-			if serverOf(c).timeline <= serverOf(found).timeline {
+			if at, was := serverOf(c), serverOf(found); at.system != was.system || at.timeline <= was.timeline {
 				goodbye(c)
 				continue
 			}
@@ -101,7 +101,7 @@ func (p *pool) dial(ctx context.Context) (found *pgx.Conn, err error) {
 	}
 	if all {
 		p.mu.Lock()
-		p.unsure = false
+		p.asked = time.Now()
 		p.mu.Unlock()
 	}
 	return found, nil
@@ -153,8 +153,8 @@ func (p *pool) admit(ctx context.Context, pc *pgconn.PgConn) error {
 	case settled:
 		return nil
 	}
-	// What a server had written before it was started, or lost a session, it shows even if its
-	// standby does not have it.
+	// What a server had in its log when it crashed it shows afterwards, even if its standby does
+	// not have it.
 	if err := waits(ctx, pc, p.timeout); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (p *pool) admit(ctx context.Context, pc *pgconn.PgConn) error {
 	case pgconn.Timeout(err):
 		return fmt.Errorf("the server commits nothing in time; look whether its synchronous standby is away: %w", err)
 	case judge(err) == refused:
-		return nil // not PostgreSQL, or it is not the standby that it has to do with
+		return nil // not PostgreSQL, or for a reason that has nothing to do with a standby
 	case err != nil:
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,19 @@ func pair(t *testing.T, options ...postgrestest.Option) (first, second *postgres
 	first = postgrestest.Start(t, postgrestest.Primary)
 	second = first.Standby(t, options...)
 	return first, second, open(t, postgres.Config{URL: postgrestest.URL("postgres", first, second)})
+}
+
+func TestServers(t *testing.T) {
+	for url, want := range map[string]map[string]int{
+		"postgres://u@a/d?sslmode=disable":                   {"u@a:5432/d": 1},
+		"postgres://u@a,b:1,c/d?sslmode=require":             {"u@a:5432/d": 1, "u@b:1/d": 1, "u@c:5432/d": 1},
+		"postgres://u@a,b/d?sslmode=prefer":                  {"u@a:5432/d": 2, "u@b:5432/d": 2},
+		"postgres://u@/d?host=/a,/b&port=1,2&sslmode=prefer": {"u@/a:1/d": 1, "u@/b:2/d": 1},
+	} {
+		if got, err := postgres.Servers(url); err != nil || !maps.Equal(got, want) {
+			t.Errorf("%s: %v, %v", url, got, err)
+		}
+	}
 }
 
 // What a call has said of a write.

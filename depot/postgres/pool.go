@@ -35,7 +35,7 @@ type pool struct {
 	lost bool    // the last that was heard of the database
 
 	good      int               // the server that was used last
-	unsure    bool              // whether that is still the one to use
+	asked     time.Time         // when it was last compared with the others; zero if that is to be done
 	timelines map[string]string // the latest that was seen of each system
 	settled   server            // its synchronous standby has what it shows
 	doubts    int               // counts what made that doubtful
@@ -58,7 +58,7 @@ func newPool(config *pgx.ConnConfig, n int, timeout time.Duration, name string, 
 	p := &pool{
 		timeout: timeout, sockets: s, name: name, log: log,
 		places: make(chan struct{}, n), closing: make(chan struct{}),
-		unsure: true, timelines: make(map[string]string),
+		timelines: make(map[string]string),
 	}
 	ready := config.ValidateConnect
 	config.ValidateConnect = func(ctx context.Context, pc *pgconn.PgConn) error {
@@ -194,7 +194,7 @@ func (p *pool) reset(hung bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.era++
-	p.unsure = true
+	p.asked = time.Time{}
 	if !hung {
 		p.settled = server{}
 		p.doubts++

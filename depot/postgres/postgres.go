@@ -13,10 +13,19 @@
 //
 // # Several servers
 //
-// Name them all: "postgres://scep@db1,db2/scep". Only one that can be written to is used, and the
-// others are tried when it is lost. A failover to a standby that is not synchronous can lose what
-// has been acknowledged: set synchronous_standby_names on a server that is to be replaced by
-// another. While such a standby is away writes fail, and nothing is shown that it does not have.
+// Name them all: "postgres://scep@db1,db2/scep". Only one that can be written to is used. When it is
+// lost, and every half hour, all are asked, and the one that was promoted last is used: that with
+// the latest timeline. What was on its way to another is looked for there. A server that still
+// runs, or runs again, although a standby was promoted in its place is refused by every process
+// that has seen that standby, and its log says so. Who does not reach the standby cannot know:
+// have the cluster manager shut the old server down.
+//
+// A failover to a standby that is not synchronous can lose what has been acknowledged: set
+// synchronous_standby_names on a server that is to be replaced by another. While such a standby is
+// away writes fail, without leaving ever more sessions waiting in the server, and nothing is shown
+// that the standby does not have. A server that was started again would show it: before anything
+// is read there, an empty transaction must have reached the standby. Only what a session had
+// written that somebody ends while it waits is shown too early.
 //
 // # Rights
 //
@@ -45,12 +54,15 @@
 // # Poolers and other servers
 //
 // Settings are made, and statements prepared, for a session: through PgBouncer use
-// pool_mode=session.
+// pool_mode=session. Open refuses a pooler that gives a session to several clients in turn. A
+// write that was on its way when the pooler was lost, and is not there, may or may not have been
+// written: only without a pooler it can be seen that nothing comes of it any more. For as long as
+// server_login_retry says, 15 seconds, PgBouncer does not try again a server that it found away.
 //
-// The tests run against PostgreSQL 15; older than 13 is refused. CockroachDB and its like are not
-// tested. What is used beyond their SQL has a way round it in the code, as advisory locks while
-// migrating, except the advisory lock of a challenge limit: on a server that has none, use a
-// negative challenge.OneTime.Limit.
+// The tests run against PostgreSQL 15 and PgBouncer 1.18; a server older than 13 is refused.
+// CockroachDB and its like are not tested. What is used beyond their SQL has a way round it in the
+// code, as advisory locks while migrating, except the advisory lock of a challenge limit: on a
+// server that has none, use a negative challenge.OneTime.Limit.
 package postgres
 
 import (
@@ -114,8 +126,9 @@ func (c Config) String() string {
 func (c Config) GoString() string { return c.String() }
 
 // DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner] and a
-// [scep.ChallengeStore] over one database, which any number of processes may share. Once a statement has been sent, a call goes on for up to
-// a quarter of a second after its context has ended, so as to learn what has become of it.
+// [scep.ChallengeStore] over one database, which any number of processes may share. Once a
+// statement has been sent, a call goes on for up to a quarter of a second after its context has
+// ended, so as to learn what has become of it.
 type DB struct {
 	name    string // for errors
 	timeout time.Duration
