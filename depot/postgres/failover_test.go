@@ -278,6 +278,26 @@ func TestSwitchover(t *testing.T) {
 	j.check(t, db)
 }
 
+// TestDemoted has the server become read-only that the depot is connected to.
+func TestDemoted(t *testing.T) {
+	t.Parallel()
+	first, second, db := pair(t)
+	callAll(t, db, "before") // over several connections
+	second.Promote(t)
+	first.Exec(t, "postgres", `ALTER SYSTEM SET default_transaction_read_only = on`, `SELECT pg_reload_conf()`)
+	time.Sleep(100 * time.Millisecond) // until the sessions have heard of it
+	together(4, func(i int) {
+		if err := db.Create(t.Context(), record(fmt.Sprint("after ", i))); err != nil {
+			t.Error(err)
+		}
+	})
+	for i := range 4 {
+		if n := count(t, second, fmt.Sprint("after ", i)); n != 1 {
+			t.Errorf("the server that was promoted has %d such records", n)
+		}
+	}
+}
+
 // TestAwayUnderLoad takes the synchronous standby away under load, and gives it back.
 func TestAwayUnderLoad(t *testing.T) {
 	t.Parallel()
