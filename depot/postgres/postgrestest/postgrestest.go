@@ -77,21 +77,6 @@ func Shared(t testing.TB) *Server {
 	return process.shared
 }
 
-// wanted ends the test if PGTEST says so.
-func wanted(t testing.TB) {
-	t.Helper()
-	switch mode := os.Getenv("PGTEST"); mode {
-	case "", "require", "skip":
-	case "off":
-		t.Skip("postgrestest: PGTEST is off")
-	default:
-		t.Fatalf("postgrestest: PGTEST is %q, want require, skip or off", mode)
-	}
-	if !unix {
-		t.Skip("postgrestest: servers run on Unix only")
-	}
-}
-
 // missing ends the test of a program that is not installed.
 func missing(t testing.TB, name, debian string) {
 	t.Helper()
@@ -104,7 +89,16 @@ func missing(t testing.TB, name, debian string) {
 // bin returns the folder of PostgreSQL's programs, or ends the test.
 func bin(t testing.TB) string {
 	t.Helper()
-	wanted(t)
+	switch mode := os.Getenv("PGTEST"); mode {
+	case "", "require", "skip":
+	case "off":
+		t.Skip("postgrestest: PGTEST is off")
+	default:
+		t.Fatalf("postgrestest: PGTEST is %q, want require, skip or off", mode)
+	}
+	if !unix {
+		t.Skip("postgrestest: servers run on Unix only")
+	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	version := func(path string) int {
 		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))

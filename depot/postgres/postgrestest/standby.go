@@ -29,7 +29,7 @@ func (s *Server) Standby(t testing.TB, options ...Option) *Server {
 	standby.endWith(t)
 	command(t, filepath.Join(s.bin, "pg_basebackup"), "--pgdata="+filepath.Join(standby.dir, "data"),
 		"--host="+s.dir, fmt.Sprintf("--port=%d", port), "--username=postgres", "--checkpoint=fast", "--no-sync")
-	// The copy may say whom the server waits for itself.
+	// The copy has whom the server waits for itself.
 	configured := filepath.Join(standby.dir, "data", "postgresql.auto.conf")
 	if err := os.Truncate(configured, 0); err != nil {
 		t.Fatalf("postgrestest: %v", err)
@@ -58,7 +58,8 @@ func (s *Server) Follow(t testing.TB, primary *Server) {
 // it followed is not told.
 func (s *Server) Promote(t testing.TB) {
 	t.Helper()
-	command(t, filepath.Join(s.bin, "pg_ctl"), "--pgdata="+filepath.Join(s.dir, "data"), "promote", "--no-wait") // a session that waits can be in its way
+	// Not by pg_promote: the session that waits can be in the way of what it waits for.
+	command(t, filepath.Join(s.bin, "pg_ctl"), "--pgdata="+filepath.Join(s.dir, "data"), "promote", "--no-wait")
 	s.await(t, `SELECT NOT pg_is_in_recovery()`)
 }
 
