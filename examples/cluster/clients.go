@@ -30,6 +30,7 @@ type fleet struct {
 	forgetful  bool // not where costs are measured
 	begun      time.Time
 	took       time.Duration // until devices were told that it is enough
+	inTime     int64         // certificates until then
 
 	enrolled, renewed, repeated atomic.Int64 // certificates that came; that came again
 	polls, again, unavailable   atomic.Int64 // polls; requests that were sent again; answers with 503

@@ -28,9 +28,8 @@ import (
 
 // A cluster is all that runs.
 type cluster struct {
-	o     options
-	dir   string
-	begun time.Time
+	o   options
+	dir string
 
 	server   *server // nil with -database
 	url      string  // of the database
@@ -264,7 +263,11 @@ func (c *cluster) finish(f *fleet) (*report, error) {
 func (c *cluster) stop() error {
 	var errs []error
 	if c.front != nil {
-		errs = append(errs, c.front.Close())
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if c.front.Shutdown(ctx) != nil {
+			c.front.Close() // who is still there has had his time
+		}
 	}
 	var all sync.WaitGroup
 	results := make([]error, len(c.replicas))

@@ -23,10 +23,13 @@ type server struct {
 	child    *child
 }
 
-// programs returns the folder that has PostgreSQL's programs: the newest version where Debian
-// puts them, else what is in the path.
-func programs() (string, error) {
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
+// debian is where Debian has PostgreSQL's programs, of each version.
+const debian = "/usr/lib/postgresql/*/bin/postgres"
+
+// programs returns the folder that has PostgreSQL's programs: the newest version that matches the
+// pattern, else what is in the path.
+func programs(pattern string) (string, error) {
+	found, _ := filepath.Glob(pattern)
 	version := func(path string) int {
 		n, _ := strconv.Atoi(filepath.Base(filepath.Dir(filepath.Dir(path))))
 		return n
@@ -51,7 +54,7 @@ func newServer(ctx context.Context, dir string, log io.Writer) (*server, error) 
 	if slayOrder == "" {
 		return nil, own(dir)
 	}
-	bin, err := programs()
+	bin, err := programs(debian)
 	if err != nil {
 		return nil, err
 	}

@@ -102,10 +102,11 @@ func run(ctx context.Context, o options) (_ *report, err error) {
 	if err != nil {
 		return nil, err
 	}
+	c := &cluster{o: o, dir: dir}
 	var r *report
 	defer func() {
-		if o.data == "" && (err != nil && ctx.Err() == nil || r != nil && r.status() != 0) {
-			fmt.Fprintf(os.Stderr, "cluster: what is left for you to look at is in %s\n", dir)
+		if o.data == "" && len(c.replicas) > 0 && (err != nil && ctx.Err() == nil || r != nil && r.status() != 0) {
+			fmt.Fprintf(os.Stderr, "cluster: database and logs are left in %s\n", dir)
 			return
 		}
 		err = errors.Join(err, remove())
@@ -114,8 +115,6 @@ func run(ctx context.Context, o options) (_ *report, err error) {
 	if err != nil {
 		return nil, err
 	}
-
-	c := &cluster{o: o, dir: dir, begun: time.Now()}
 	defer func() { err = errors.Join(err, c.stop()) }()
 	if err := c.start(ctx); err != nil {
 		return nil, err
@@ -165,8 +164,9 @@ func (c *cluster) work(ctx context.Context, f *fleet, out io.Writer) error {
 	// Devices are not cut short by ^C, only by the time that they have to finish.
 	finishing, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
-	done := make(chan struct{})
-	go func() { defer close(done); f.run(enough, finishing) }()
+	working := make(chan struct{})
+	go func() { defer close(working); f.run(enough, finishing) }()
+	done := (<-chan struct{})(working)
 	up := make(chan struct{})
 	go func() { defer close(up); c.keepUp(finishing) }()
 	defer func() { giveUp(); <-up }()
@@ -179,25 +179,22 @@ func (c *cluster) work(ctx context.Context, f *fleet, out io.Writer) error {
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	over := enough.Done()
-	for {
+	for over := enough.Done(); over != nil || done != nil; {
 		select {
 		case <-tick.C:
 			fmt.Fprintln(out, f.progress(c))
 		case <-over:
 			over = nil
-			f.took = time.Since(f.begun)
+			f.took, f.inTime = time.Since(f.begun), f.enrolled.Load()+f.renewed.Load()
 			<-killed
 			fmt.Fprintln(out, "\nNothing is killed any more. Devices get what they have asked for.")
 			time.AfterFunc(patience, giveUp)
 		case <-done:
-			if over == nil {
-				c.after, err = c.measure(context.WithoutCancel(ctx))
-				return err
-			}
-			done = nil // -clients 0
+			done = nil
 		}
 	}
+	c.after, err = c.measure(context.WithoutCancel(ctx))
+	return err
 }
 
 // patience is how long devices may take to finish, with everything running.

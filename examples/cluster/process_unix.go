@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,9 +60,11 @@ func keep(stdin io.Reader, args []string) error {
 	all = family(cmd.Process.Pid)
 	signalAll(syscall.SIGKILL, all)
 	<-ended
-	for _, pid := range all { // those that the program started are not ours to wait for
-		for syscall.Kill(pid, 0) == nil {
-			time.Sleep(time.Millisecond)
+	// Those that the program started are not ours to wait for, and where nobody waits for them they
+	// never quite end.
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if !slices.ContainsFunc(all, func(pid int) bool { return syscall.Kill(pid, 0) == nil }) {
+			break
 		}
 	}
 	return nil

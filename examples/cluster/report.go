@@ -10,6 +10,7 @@ import (
 type report struct {
 	replicas, clients int
 	took              time.Duration
+	inTime            int64
 
 	enrolled, renewed, repeated                int64
 	polls, again, unavailable, movedOn, nobody int64
@@ -27,7 +28,7 @@ type report struct {
 // newReport is for a cluster that has been stopped.
 func newReport(c *cluster, f *fleet, lost *losses) *report {
 	r := &report{
-		replicas: c.o.replicas, clients: c.o.clients, took: f.took, lost: lost,
+		replicas: c.o.replicas, clients: c.o.clients, took: f.took, inTime: f.inTime, lost: lost,
 		enrolled: f.enrolled.Load(), renewed: f.renewed.Load(), repeated: f.repeated.Load(),
 		polls: f.polls.Load(), again: f.again.Load(), unavailable: f.unavailable.Load(),
 		movedOn: c.proxy.movedOn.Load(), nobody: c.proxy.nobody.Load(),
@@ -103,7 +104,7 @@ func (r *report) print(out io.Writer) {
 	fmt.Fprintf(out, "\n%d replicas, %d devices, %v:\n\n", r.replicas, r.clients, r.took.Round(time.Second))
 	line("enrolments", r.enrolled, "")
 	line("renewals", r.renewed, "")
-	line("certificates per second", fmt.Sprintf("%.1f", float64(r.enrolled+r.renewed)/r.took.Seconds()), "")
+	line("certificates per second", fmt.Sprintf("%.1f", float64(r.inTime)/r.took.Seconds()), "")
 	line("asked for once more, and got again", r.repeated, "")
 	line("polls", r.polls, "")
 	line("requests sent again by devices", r.again, "no answer, or 503")
