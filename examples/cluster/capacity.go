@@ -35,9 +35,30 @@ type units struct {
 
 func measured() units {
 	return units{
-		cpu: 2600 * time.Microsecond, cores: 2, load: 0.5, database: 900 * time.Microsecond,
-		writes: 3, commits: 2400, record: 3900, sqlite: 3100, index: 250, wal: 6200, walCold: 48000,
-		crlEntry: 39, crlTime: 600 * time.Nanosecond, ocsp: 28 * time.Microsecond, ocspNew: 242 * time.Microsecond,
+		cpu: 3100 * time.Microsecond, cores: 2, load: 0.5, database: 1000 * time.Microsecond,
+		writes: 3, commits: 2400, record: 4200, sqlite: 2900, index: 250, wal: 6200, walCold: 39000,
+		crlEntry: 53, crlTime: 600 * time.Nanosecond, ocsp: 28 * time.Microsecond, ocspNew: 242 * time.Microsecond,
+	}
+}
+
+// table is the names and values of units, for people.
+func (u units) table() [][2]string {
+	return [][2]string{
+		{"processor time of a replica for a certificate", seconds(u.cpu.Seconds())},
+		{"processors of a replica", number(u.cores)},
+		{"how busy they may be on average", percent(u.load)},
+		{"processor time of PostgreSQL for a certificate", seconds(u.database.Seconds())},
+		{"writes for a renewal, each a commit", number(u.writes)},
+		{"commits per second of one PostgreSQL", number(u.commits)},
+		{"a record in PostgreSQL, with indexes", size(u.record)},
+		{"a record in SQLite", size(u.sqlite)},
+		{"of it in indexes, which belong in memory", size(u.index)},
+		{"write-ahead log for a certificate, at least", size(u.wal)},
+		{"write-ahead log for a certificate, at most", size(u.walCold)},
+		{"an entry of a CRL", size(u.crlEntry)},
+		{"time to make an entry", seconds(u.crlTime.Seconds())},
+		{"OCSP answer that was signed before", seconds(u.ocsp.Seconds())},
+		{"OCSP answer that is signed anew", seconds(u.ocspNew.Seconds())},
 	}
 }
 
@@ -184,6 +205,8 @@ func size(f float64) string {
 
 func seconds(f float64) string {
 	switch {
+	case f < 1e-6:
+		return number(f*1e9) + " ns"
 	case f < 1e-3:
 		return number(f*1e6) + " us"
 	case f < 1:

@@ -41,7 +41,9 @@ type cluster struct {
 	logs     []io.Closer
 	paused   sync.Map // children that were killed and are not yet to be started again
 
-	before, after usage // of the database, where nothing is killed
+	// Where nothing is killed, for what a certificate costs.
+	before, after usage  // of the database
+	probe         *child // sees what an RSA operation costs meanwhile
 }
 
 // prepare makes the keys of the CA and its RA in the folder, and a challenge for outsiders, unless
@@ -76,7 +78,7 @@ func (c *cluster) start(ctx context.Context) (err error) {
 			return err
 		}
 		if c.server, err = newServer(ctx, filepath.Join(c.dir, "postgres"), log); err != nil {
-			return err
+			return fmt.Errorf("%w%s", err, c.tail("postgres"))
 		}
 		c.url = c.server.url()
 		if err := c.server.child.start(); err != nil {
@@ -88,7 +90,7 @@ func (c *cluster) start(ctx context.Context) (err error) {
 	}
 	c.proxy = newProxy(c.o.replicas)
 	for i := range c.o.replicas {
-		log, err := c.log(fmt.Sprintf("replica-%d", i+1))
+		log, err := c.log(fmt.Sprint("replica-", i+1))
 		if err != nil {
 			return err
 		}
@@ -125,6 +127,15 @@ func (c *cluster) log(name string) (io.Writer, error) {
 	return f, nil
 }
 
+// tail returns the end of a log, for an error.
+func (c *cluster) tail(name string) string {
+	text, _ := os.ReadFile(filepath.Join(c.dir, name+".log"))
+	if len(text) == 0 {
+		return ""
+	}
+	return "; the end of its log:\n" + string(text[max(0, len(text)-1000):])
+}
+
 // open opens the database for this process, as soon as it is there.
 func (c *cluster) open(ctx context.Context) (*postgres.DB, error) {
 	config := postgres.Config{URL: c.url, Schema: schema, MaxConns: max(4, c.o.clients/2), Timeout: 5 * time.Second}
@@ -139,7 +150,7 @@ func (c *cluster) open(ctx context.Context) (*postgres.DB, error) {
 			return db, nil
 		}
 		if runs, ended := c.server.child.state(); !runs {
-			return nil, fmt.Errorf("PostgreSQL does not start: %v; see %s", ended, filepath.Join(c.dir, "postgres.log"))
+			return nil, fmt.Errorf("PostgreSQL does not start: %v%s", ended, c.tail("postgres"))
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
@@ -158,7 +169,7 @@ func (c *cluster) ready(ctx context.Context) error {
 				missing++
 			}
 			if runs, ended := c.replicas[i].state(); !runs {
-				return fmt.Errorf("%s does not start: %v; see its log in %s", c.replicas[i].name, ended, c.dir)
+				return fmt.Errorf("%s does not start: %v%s", c.replicas[i].name, ended, c.tail(fmt.Sprint("replica-", i+1)))
 			}
 		}
 		if missing == 0 {
@@ -278,6 +289,9 @@ func (c *cluster) stop() error {
 	errs = append(errs, results...)
 	if c.db != nil {
 		errs = append(errs, c.db.Close())
+	}
+	if c.probe != nil {
+		errs = append(errs, c.probe.stop())
 	}
 	if c.server != nil && c.server.child != nil {
 		errs = append(errs, c.server.child.stop())

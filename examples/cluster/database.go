@@ -75,8 +75,8 @@ func newServer(ctx context.Context, dir string, log io.Writer) (*server, error) 
 		if err := initdb.wait(ctx); err != nil {
 			return nil, err
 		}
-		if _, err := os.Stat(filepath.Join(data, "PG_VERSION")); err != nil {
-			return nil, fmt.Errorf("initdb made no database in %s; may the user that it runs as come there?", data)
+		if _, ended := initdb.state(); ended != errEnded {
+			return nil, fmt.Errorf("initdb made no database: %v", ended)
 		}
 	}
 	s.child = &child{
@@ -89,22 +89,6 @@ func newServer(ctx context.Context, dir string, log io.Writer) (*server, error) 
 			"-c", "synchronous_commit=on", "-c", "shared_buffers=64MB", "-c", "max_connections=200", "-c", "log_min_messages=warning"},
 	}
 	return s, nil
-}
-
-// wait waits for a child that ends by itself.
-func (c *child) wait(ctx context.Context) error {
-	c.mu.Lock()
-	l := c.life
-	c.mu.Unlock()
-	if l == nil {
-		return nil
-	}
-	select {
-	case <-l.over:
-		return nil
-	case <-ctx.Done():
-		return errors.Join(ctx.Err(), c.stop())
-	}
 }
 
 func (s *server) url() string { return "postgres://scep@/postgres?host=" + s.dir + "&sslmode=disable" }

@@ -49,7 +49,7 @@ func command(ctx context.Context, args []string) (status int, err error) {
 		switch args[0] {
 		case "capacity":
 			return exit(capacityCommand(os.Stdout, args[1:]))
-		case "replica", "keeper": // what this program runs of itself
+		case "replica", "keeper", "probe": // what this program runs of itself
 			return exit(childCommand(args[0], args[1:]))
 		}
 	}
@@ -158,6 +158,12 @@ func (c *cluster) work(ctx context.Context, f *fleet, out io.Writer) error {
 	before, err := c.measure(ctx)
 	if err != nil {
 		return err
+	}
+	if c.o.killEvery == 0 {
+		c.probe = &child{name: "probe", args: []string{"probe", c.dir}, log: os.Stderr}
+		if err := c.probe.start(); err != nil {
+			return err
+		}
 	}
 	c.before, f.begun = before, time.Now()
 

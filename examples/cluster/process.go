@@ -41,6 +41,9 @@ type life struct {
 	over  chan struct{} // closed at its end
 }
 
+// errEnded is how a child ends that has come to the end of its work.
+var errEnded = errors.New("ended by itself")
+
 // start starts the child, unless it runs.
 func (c *child) start() error {
 	c.mu.Lock()
@@ -89,7 +92,7 @@ func (c *child) watch(l *life, stdout io.Reader) {
 	if !l.told {
 		c.fell++
 		if c.ended = err; err == nil {
-			c.ended = errors.New("ended by itself")
+			c.ended = errEnded
 		}
 	}
 	c.life = nil
@@ -146,6 +149,22 @@ func (c *child) state() (runs bool, ended error) {
 // killProcess is for children that are one process.
 func killProcess(cmd *exec.Cmd, _ io.Writer) error { return cmd.Process.Kill() }
 
+// wait waits for a child that ends by itself.
+func (c *child) wait(ctx context.Context) error {
+	c.mu.Lock()
+	l := c.life
+	c.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	select {
+	case <-l.over:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), c.stop())
+	}
+}
+
 // childCommand is what a child does.
 func childCommand(name string, args []string) error {
 	// ^C in a terminal reaches every process that was started from it, and the parent knows best
@@ -153,6 +172,9 @@ func childCommand(name string, args []string) error {
 	signal.Ignore(os.Interrupt)
 	if name == "keeper" {
 		return keep(os.Stdin, args)
+	}
+	if name == "probe" {
+		return probe(args[0])
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
