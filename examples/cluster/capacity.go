@@ -35,8 +35,8 @@ type units struct {
 
 func measured() units {
 	return units{
-		cpu: 3100 * time.Microsecond, cores: 2, load: 0.5, database: 1000 * time.Microsecond,
-		writes: 3, commits: 2400, record: 4200, sqlite: 2900, index: 250, wal: 6200, walCold: 39000,
+		cpu: 3100 * time.Microsecond, cores: 2, load: 0.5, database: 1100 * time.Microsecond,
+		writes: 3, commits: 2500, record: 4200, sqlite: 2900, index: 250, wal: 6200, walCold: 39000,
 		crlEntry: 53, crlTime: 600 * time.Nanosecond, ocsp: 28 * time.Microsecond, ocspNew: 242 * time.Microsecond,
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math"
 	"math/big"
+	mrand "math/rand/v2"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -92,6 +93,68 @@ func TestDocument(t *testing.T) {
 	for _, unit := range measured().table() {
 		if in[unit[0]] != unit[1] {
 			t.Errorf("CAPACITY.md has %q for %s; want %q", in[unit[0]], unit[0], unit[1])
+		}
+	}
+}
+
+// TestAdvice has the code in CAPACITY.md that gives first certificates different lengths.
+func TestAdvice(t *testing.T) {
+	// begin
+	const spread = 120 * 24 * time.Hour
+	profile := &scep.Profile{Change: func(_ context.Context, req *scep.Request, tmpl *x509.Certificate) error {
+		if req.Renews == nil { // the first one ends up to four months earlier
+			tmpl.NotAfter = tmpl.NotAfter.Add(-mrand.N(spread))
+		}
+		return nil
+	}}
+	// end
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "device"}}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	ends := func(renews *x509.Certificate) time.Duration {
+		t.Helper()
+		tmpl, err := profile.Template(t.Context(), &scep.Request{CSR: csr, Time: now, Renews: renews})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tmpl.NotAfter.Sub(now)
+	}
+	year := ends(&x509.Certificate{})
+	different := map[time.Duration]bool{}
+	for range 10 {
+		d := ends(nil)
+		different[d] = true
+		if d > year || d < year-spread {
+			t.Errorf("the first certificate is for %v, the second for %v", d, year)
+		}
+	}
+	if len(different) < 2 {
+		t.Error("ten first certificates end at the same time")
+	}
+
+	source, err := os.ReadFile("capacity_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := os.ReadFile("CAPACITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, code, _ := strings.Cut(string(source), "\t// begin\n")
+	code, _, _ = strings.Cut(code, "\t// end\n")
+	for line := range strings.Lines(code) {
+		if want := "   " + strings.TrimPrefix(line, "\t"); !strings.Contains(string(document), "\n"+want) {
+			t.Errorf("CAPACITY.md does not have %q", want)
 		}
 	}
 }
