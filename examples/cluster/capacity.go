@@ -134,8 +134,8 @@ func rateRows(rate func(plan) float64) []row {
 	}
 }
 
-var (
-	steadyTable = append(rateRows(plan.steady), []row{
+func steadyTable() []row {
+	return append(rateRows(plan.steady), []row{
 		{"records", func(_ units, p plan) string { return number(p.records()) }},
 		{"room in PostgreSQL", func(u units, p plan) string { return size(p.records() * u.record) }},
 		{"room in SQLite", func(u units, p plan) string { return size(p.records() * u.sqlite) }},
@@ -151,10 +151,14 @@ var (
 		{"processors at work for OCSP, signed before", func(u units, p plan) string { return number(p.devices * p.asked / day * u.ocsp.Seconds()) }},
 		{"processors at work for OCSP, signed anew", func(u units, p plan) string { return number(p.devices * p.asked / day * u.ocspNew.Seconds()) }},
 	}...)
-	waveTable  = rateRows(plan.wave)
-	stormTable = append(rateRows(plan.stormy),
+}
+
+func waveTable() []row { return rateRows(plan.wave) }
+
+func stormTable() []row {
+	return append(rateRows(plan.stormy),
 		row{"hours until the replicas of the steady state are through", func(u units, p plan) string { return number(u.drain(p, u.replicas(p, p.steady()))) }})
-)
+}
 
 // writeTable writes a table in Markdown with a column for each plan.
 func writeTable(out io.Writer, u units, rows []row, plans ...plan) {
@@ -268,9 +272,9 @@ func capacityCommand(out io.Writer, args []string) error {
 		name string
 		rows []row
 	}{
-		{"Devices spread out evenly", steadyTable},
-		{"All installed on one day, at their first renewal", waveTable},
-		{fmt.Sprintf("All within %s hours", number(p.storm)), stormTable},
+		{"Devices spread out evenly", steadyTable()},
+		{"All installed on one day, at their first renewal", waveTable()},
+		{fmt.Sprintf("All within %s hours", number(p.storm)), stormTable()},
 	} {
 		fmt.Fprintf(out, "%s:\n\n", t.name)
 		writeTable(out, u, t.rows, all...)

@@ -78,7 +78,7 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := []plan{usual(1e4), usual(1e6), usual(1e8)}
-	for name, rows := range map[string][]row{"steady": steadyTable, "wave": waveTable, "storm": stormTable} {
+	for name, rows := range map[string][]row{"steady": steadyTable(), "wave": waveTable(), "storm": stormTable()} {
 		var want strings.Builder
 		writeTable(&want, measured(), rows, all...)
 		if !strings.Contains(string(text), "\n\n"+want.String()+"\n") {
