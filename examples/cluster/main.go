@@ -180,7 +180,7 @@ func (c *cluster) work(ctx context.Context, f *fleet, out io.Writer) error {
 	go func() { defer close(killed); c.chaos(enough) }()
 
 	every := time.Second
-	if c.o.duration == 0 || c.o.duration > 2*time.Minute {
+	if c.o.duration == 0 || c.o.duration > 10*time.Minute {
 		every = 10 * time.Second
 	}
 	tick := time.NewTicker(every)
