@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,7 +92,10 @@ func newServer(ctx context.Context, dir string, log io.Writer) (*server, error) 
 	return s, nil
 }
 
-func (s *server) url() string { return "postgres://scep@/postgres?host=" + s.dir + "&sslmode=disable" }
+// url is for this user only, who may read the folder.
+func (s *server) url() string {
+	return "postgres://scep@/postgres?sslmode=disable&host=" + url.QueryEscape(s.dir)
+}
 
 // A usage is what a database has used up to now.
 type usage struct {

@@ -116,7 +116,9 @@ func run(ctx context.Context, o options) (_ *report, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
-	if err := c.start(ctx); err != nil {
+	if err := c.start(ctx); ctx.Err() != nil {
+		return nil, errors.New("interrupted before everything was started")
+	} else if err != nil {
 		return nil, err
 	}
 	greet(os.Stdout, c, keys, secret)

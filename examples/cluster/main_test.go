@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/scepkit/scepkit/examples/internal/exampletest"
 )
@@ -133,7 +136,7 @@ func (p *program) interrupt(t *testing.T) map[string]string {
 	if left := p.left(); len(left) > 0 {
 		t.Errorf("there are still %q", left)
 	}
-	for name := range map[string]bool{"replica-1.log": true, "postgres.log": true} {
+	for _, name := range []string{"replica-1.log", "postgres.log"} {
 		text, err := os.ReadFile(filepath.Join(p.Dir, name))
 		if err != nil {
 			t.Error(err)
@@ -259,13 +262,12 @@ func TestParentKilled(t *testing.T) {
 	p.gone(t)
 }
 
-// TestDatabaseURL uses a database of somebody else's, which is not killed.
+// TestDatabaseURL uses a database of somebody else's, which is not killed. Then somebody deletes
+// records there, and the program tells.
 func TestDatabaseURL(t *testing.T) {
 	of := start(t, "-clients", "0", "-kill-every", "0", "-for", "0", "-replicas", "1")
 	url := (&server{dir: filepath.Join(of.Dir, "postgres")}).url()
-	p := start(t, "-clients", "2", "-kill-every", "200ms", "-for", "3s", "-replicas", "2", "-database", url)
-	for p.next() && !strings.Contains(p.lines.Text(), "Nothing is killed any more") {
-	}
+	p := start(t, "-clients", "2", "-kill-every", "500ms", "-for", "3s", "-replicas", "2", "-database", url)
 	for p.next() {
 	}
 	if err := p.cmd.Wait(); err != nil {
@@ -273,6 +275,29 @@ func TestDatabaseURL(t *testing.T) {
 	}
 	if out := p.out.String(); !strings.Contains(out, "Nothing was lost.") || !regexp.MustCompile(`(?m)^  database killed +0$`).MatchString(out) {
 		t.Error("the report is another")
+	}
+
+	p = start(t, "-clients", "1", "-kill-every", "0", "-for", "10m", "-replicas", "1", "-database", url)
+	enrolled := regexp.MustCompile(`enrolled [1-9]`)
+	for p.next() && !enrolled.MatchString(p.lines.Text()) {
+	}
+	c, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	if tag, err := c.Exec(t.Context(), `DELETE FROM `+schema+`.record WHERE state = 3`); err != nil || tag.RowsAffected() == 0 {
+		t.Fatal(tag, err)
+	}
+	p.cmd.Process.Signal(syscall.SIGINT)
+	for p.next() {
+	}
+	p.cmd.Wait()
+	if status := p.cmd.ProcessState.ExitCode(); status != 1 {
+		t.Errorf("exit status %d", status)
+	}
+	if out := p.out.String(); !strings.Contains(out, "SOMETHING WAS LOST") || !strings.Contains(out, "  certificates delivered, not in the depot: certificate with serial number ") {
+		t.Error("the report does not tell")
 	}
 	of.interrupt(t)
 }
