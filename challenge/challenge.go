@@ -34,24 +34,34 @@ func refused(cause string) error {
 // the first that admits. If none does, it returns [scep.ErrPending] if one of them did, else the
 // error of one that could not tell, else the first refusal. Without cs it refuses everybody.
 //
-// It is a [scep.Confirmer]: it asks the one that let the request in, if that is one.
-func Any(cs ...scep.Challenge) scep.Challenge { return anyOf(cs) }
+// What one that does not admit would have spent with [scep.Request.Spend] is not spent.
+//
+// It is a [scep.Confirmer]: it asks the one that let the request in, if that is one. If any of cs is
+// a [scep.Preparer] it is one too, see [Prepared].
+func Any(cs ...scep.Challenge) scep.Challenge {
+	if prepares(cs) {
+		return anyPrepared{cs}
+	}
+	return anyOf(cs)
+}
 
 type anyOf []scep.Challenge
 
 func (a anyOf) Validate(ctx context.Context, req *scep.Request) error {
 	var pending, unknown, refusal error
 	var pendingVia string
+	var waiting *scep.Request
 	for i, c := range a {
-		via, err := validate(ctx, c, req)
+		branch, err := validate(ctx, c, req)
 		var why *scep.Error
 		switch {
 		case err == nil:
-			req.Via = entry(i, via)
+			req.Via = entry(i, branch.Via)
+			req.Merge(branch)
 			return nil
 		case errors.Is(err, scep.ErrPending):
 			if pending == nil {
-				pending, pendingVia = err, entry(i, via)
+				pending, pendingVia, waiting = err, entry(i, branch.Via), branch
 			}
 		case errors.As(err, &why):
 			if refusal == nil {
@@ -64,6 +74,7 @@ func (a anyOf) Validate(ctx context.Context, req *scep.Request) error {
 	switch {
 	case pending != nil:
 		req.Via = pendingVia
+		req.Merge(waiting)
 		return pending
 	case unknown != nil:
 		return unknown
@@ -87,11 +98,17 @@ func (a anyOf) Confirm(ctx context.Context, req *scep.Request, cert *x509.Certif
 func (a anyOf) Check() error { return check("Any", a) }
 
 // All returns a challenge that admits what all of cs admit. It asks them in order and stops at
-// the first that does not admit, so put those last that are spent by being asked, as [OneTime].
-// Without cs it refuses everybody.
+// the first that does not admit, so put those last that are spent by being asked, as [OneTime]
+// where its Store is not the handler's depot. Without cs it refuses everybody.
 //
-// It is a [scep.Confirmer]: it asks all that are.
-func All(cs ...scep.Challenge) scep.Challenge { return allOf(cs) }
+// It is a [scep.Confirmer]: it asks all that are. If any of cs is a [scep.Preparer] it is one too,
+// see [Prepared].
+func All(cs ...scep.Challenge) scep.Challenge {
+	if prepares(cs) {
+		return allPrepared{cs}
+	}
+	return allOf(cs)
+}
 
 type allOf []scep.Challenge
 
@@ -101,10 +118,11 @@ func (a allOf) Validate(ctx context.Context, req *scep.Request) error {
 	}
 	var all []string
 	var pending error
+	branches := make([]*scep.Request, len(a))
 	for i, c := range a {
-		via, err := validate(ctx, c, req)
-		if via != "" {
-			all = append(all, entry(i, via))
+		branch, err := validate(ctx, c, req)
+		if branch.Via != "" {
+			all = append(all, entry(i, branch.Via))
 		}
 		switch {
 		case errors.Is(err, scep.ErrPending):
@@ -113,6 +131,10 @@ func (a allOf) Validate(ctx context.Context, req *scep.Request) error {
 		case err != nil:
 			return err
 		}
+		branches[i] = branch
+	}
+	for _, branch := range branches {
+		req.Merge(branch)
 	}
 	req.Via = strings.Join(all, ",")
 	return pending
@@ -150,15 +172,13 @@ func check(name string, cs []scep.Challenge) error {
 	return nil
 }
 
-// validate asks c about a copy of req, and returns what c notes in Via.
-func validate(ctx context.Context, c scep.Challenge, req *scep.Request) (via string, err error) {
+// validate asks c about a branch of req, which has then what c noted in Via.
+func validate(ctx context.Context, c scep.Challenge, req *scep.Request) (*scep.Request, error) {
+	branch := req.Branch()
 	if c == nil {
-		return "", errors.New("challenge: one of those to ask is nil")
+		return branch, errors.New("challenge: one of those to ask is nil")
 	}
-	r := *req
-	r.Via = ""
-	err = c.Validate(ctx, &r)
-	return r.Via, err
+	return branch, c.Validate(ctx, branch)
 }
 
 func confirm(ctx context.Context, c scep.Challenge, via string, req *scep.Request, cert *x509.Certificate) error {

@@ -24,8 +24,15 @@ import (
 // request that spent a challenge may be sent again: a lost reply locks nobody out. Set the fields
 // before the first use. Methods may be called concurrently, and by any number of processes over
 // one Store.
+//
+// Where Store is Config.Depot itself, and that is a [scep.Spender] as those of this module are, a
+// challenge is spent in the step in which the record of its request is created. So it is good still
+// if the policy refuses, or the process dies before that: for the same request and for a corrected
+// one. Elsewhere it is spent when Validate admits the request, and then only that one, sent again,
+// can still use it.
 type OneTime struct {
-	// Store keeps the hashes of the challenges: a depot. Required.
+	// Store keeps the hashes of the challenges: a depot, best the very value that is
+	// Config.Depot. Required.
 	Store scep.ChallengeStore
 
 	// Profile is that of the handler for which challenges are made: its Config.Profile. A
@@ -117,6 +124,9 @@ func (o *OneTime) Validate(ctx context.Context, req *scep.Request) error {
 		return refused("the challenge is for another subject")
 	case c.SAN != "" && c.SAN != requested(req.CSR):
 		return refused("the challenge is for other alternative names")
+	}
+	if req.Spend(o.Store, hash, now) {
+		return nil
 	}
 	by, err := o.Store.SpendChallenge(ctx, hash, req.ID, now)
 	if errors.Is(err, scep.ErrNotFound) {

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/scepkit/scepkit/scep"
@@ -71,17 +72,51 @@ func (m *Memory) SpendChallenge(ctx context.Context, hash, by scep.ID, now time.
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := &m.challenges
-	c, found := s.all[hash]
+	c, found := m.challenges.all[hash]
 	if !found {
 		return "", scep.ErrNotFound
 	}
-	if c.SpentBy == "" {
-		c.SpentBy = by
-		c.Spent = now.UTC().Truncate(time.Microsecond)
-		s.left(c.Profile)
-	}
+	m.challenges.spend(c, by, now)
 	return c.SpentBy, nil
+}
+
+// CreateSpending implements [scep.Spender].
+func (m *Memory) CreateSpending(ctx context.Context, rec *scep.Record, challenge scep.ID, now time.Time) error {
+	kept, err := keep(ctx, rec)
+	if err != nil {
+		return err
+	}
+	if err := checkIDs(ctx, challenge); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c, found := m.challenges.all[challenge]
+	_, taken := m.records[kept.ID]
+	switch {
+	case taken:
+		return scep.ErrExists
+	case !found:
+		return scep.ErrNotFound
+	case c.SpentBy != "" && c.SpentBy != kept.ID:
+		return fmt.Errorf("%w: %s", scep.ErrSpent, c.SpentBy)
+	}
+	if err := m.create(kept); err != nil {
+		return err
+	}
+	m.challenges.spend(c, kept.ID, now)
+	rec.Version = 1
+	return nil
+}
+
+// spend marks c as spent, unless it is.
+func (s *memoryChallenges) spend(c *scep.OneTimeChallenge, by scep.ID, now time.Time) {
+	if c.SpentBy != "" {
+		return
+	}
+	c.SpentBy = by
+	c.Spent = now.UTC().Truncate(time.Microsecond)
+	s.left(c.Profile)
 }
 
 // forget drops the unspent challenges that have expired at now, and the spent ones that

@@ -4,8 +4,8 @@
 // renewed, and a spent challenge is good again if it is put again.
 //
 // For service use depot/sqlite, one file on one machine. To write another depot, implement
-// [scep.Depot] (and [scep.Lister], [scep.RevocationLister], [scep.Pruner] and
-// [scep.ChallengeStore], if there is to be an approval queue, a CRL, an end to old records, and
+// [scep.Depot] (and [scep.Lister], [scep.RevocationLister], [scep.Pruner], and [scep.ChallengeStore]
+// with [scep.Spender], if there is to be an approval queue, a CRL, an end to old records, and
 // one-time challenges) and run depot/depottest over it. Package depot/transfer moves records from
 // one depot to another.
 package depot
@@ -28,11 +28,12 @@ var (
 	_ scep.Lister           = (*Memory)(nil)
 	_ scep.RevocationLister = (*Memory)(nil)
 	_ scep.ChallengeStore   = (*Memory)(nil)
+	_ scep.Spender          = (*Memory)(nil)
 )
 
-// Memory is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner] and a
-// [scep.ChallengeStore]. Its zero value is empty and ready; it must not be copied after first
-// use. Times are kept to the microsecond and in UTC, as a database would.
+// Memory is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner], a
+// [scep.ChallengeStore] and a [scep.Spender]. Its zero value is empty and ready; it must not be
+// copied after first use. Times are kept to the microsecond and in UTC, as a database would.
 type Memory struct {
 	mu           sync.RWMutex
 	stored       int64 // counts what was created, to tell equal Created apart
@@ -57,10 +58,17 @@ func (m *Memory) Create(ctx context.Context, rec *scep.Record) error {
 	if err != nil {
 		return err
 	}
-	kept.Version = 1
-
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := m.create(kept); err != nil {
+		return err
+	}
+	rec.Version = 1
+	return nil
+}
+
+// create stores kept, which is m's from now on.
+func (m *Memory) create(kept *scep.Record) error {
 	serial, named := serialOf(kept)
 	if _, taken := m.records[kept.ID]; taken {
 		return scep.ErrExists
@@ -73,6 +81,7 @@ func (m *Memory) Create(ctx context.Context, rec *scep.Record) error {
 		m.transactions = make(map[scep.ID][]*memoryRecord)
 		m.serials = make(map[memorySerial]scep.ID)
 	}
+	kept.Version = 1
 	m.stored++
 	r := &memoryRecord{kept, m.stored}
 	m.records[kept.ID] = r
@@ -80,7 +89,6 @@ func (m *Memory) Create(ctx context.Context, rec *scep.Record) error {
 	if named {
 		m.serials[serial] = kept.ID
 	}
-	rec.Version = 1
 	return nil
 }
 

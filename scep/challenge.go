@@ -48,6 +48,9 @@ type Request struct {
 	// Via is for a Challenge that is made of others, to note which of them admitted the
 	// request. It is kept in the record, and is here again when Confirm is called.
 	Via string
+
+	// spending is nil but while Validate is called by a handler.
+	spending *spending
 }
 
 // public returns a copy for those who watch: without the challenge password. Nil if r is nil.
@@ -56,7 +59,7 @@ func (r *Request) public() *Request {
 		return nil
 	}
 	c := *r
-	c.Secret = Secret{}
+	c.Secret, c.spending = Secret{}, nil
 	if c.CSR != nil {
 		csr := *c.CSR
 		csr.Raw, csr.RawTBSCertificateRequest, csr.Signature = nil, nil, nil
@@ -80,7 +83,9 @@ type Challenge interface {
 	// Validate returns nil to admit req, an [*Error] (see [Reject]) to refuse it, and
 	// [ErrPending] to have a person decide. Any other error means that it could not
 	// tell: the client is asked to try again. Asked again about the same req.ID, it
-	// answers the same, so that a lost reply or a crash locks nobody out.
+	// answers the same, so that a lost reply or a crash locks nobody out. What is good
+	// only once is best spent with [Request.Spend]: a policy may yet refuse what the
+	// Challenge has admitted, and the process may die before it has been written down.
 	// Neither its errors nor their texts contain the secret.
 	//
 	// A renewal that keeps the rules of [Renewal] is not brought here unless they say so.

@@ -20,7 +20,7 @@ import (
 //	Get       a retry finds its record and gets the same answer
 //	Validate  may it have a certificate?
 //	Template  which?
-//	Create    written down, state Signing, with template and serial number
+//	Create    written down, state Signing, with template and serial number; spends the challenge
 //	Sign
 //	Update    state Issued, with the certificate
 //	Confirm
@@ -122,7 +122,7 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 	now := h.c.Time()
 	req := &Request{
 		ID: rec.ID, Profile: rec.Profile, TransactionID: rec.TransactionID, RemoteAddr: rec.RemoteAddr,
-		CSR: in.csr.CertificateRequest, Secret: in.csr.secret, Time: now,
+		CSR: in.csr.CertificateRequest, Secret: in.csr.secret, Time: now, spending: &spending{depot: h.c.Depot},
 	}
 	rec.CSR, rec.Created, rec.Changed = in.csr.forRecord(), now, now
 	out := &outcome{rec: rec, req: req}
@@ -145,7 +145,8 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 	}
 
 	if p, ok := h.c.Policy.(*Profile); ok {
-		// What a profile refuses in any case does not spend a challenge.
+		// What a profile refuses in any case is nothing to ask others about, and spends no
+		// challenge of those that are spent by being asked.
 		if _, err := p.template(req); err != nil {
 			return out, err
 		}
@@ -156,6 +157,8 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 		err = h.c.Challenge.Validate(ctx, req)
 		rec.Via = req.Via
 	}
+	spends := req.spending.close()
+	req.spending = nil
 	if err == nil {
 		err = h.template(ctx, req, rec, in.ca)
 	}
@@ -183,12 +186,12 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 	}
 
 	for tries := 0; ; tries++ {
-		err := h.c.Depot.Create(ctx, rec)
+		err := h.create(ctx, rec, spends)
 		if err == nil {
 			return h.goOn(ctx, out)
 		}
 		if !errors.Is(err, ErrExists) {
-			return out, depotError("creating", rec.ID, err)
+			return out, err
 		}
 		// Somebody else was quicker with the same message, or the serial number is taken.
 		found, err := h.c.Depot.Get(ctx, rec.ID)

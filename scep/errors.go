@@ -67,6 +67,9 @@ var (
 	// [ChallengeStore] that has no such challenge.
 	ErrNotFound = errors.New("scep: no such record")
 
+	// ErrSpent is returned by a [Spender] if another record has spent the challenge.
+	ErrSpent = errors.New("scep: challenge was spent by another record")
+
 	// ErrExists is returned by [Depot] Create if the ID or the serial number is taken.
 	ErrExists = errors.New("scep: record exists")
 

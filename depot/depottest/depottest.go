@@ -1,6 +1,6 @@
 // Package depottest tests implementations of [scep.Depot], and of [scep.Lister],
-// [scep.RevocationLister], [scep.Pruner] and [scep.ChallengeStore] where a depot has those too.
-// It needs nothing but the harness:
+// [scep.RevocationLister], [scep.Pruner], [scep.ChallengeStore] and [scep.Spender] where a depot has
+// those too. It needs nothing but the harness:
 //
 //	func TestRedis(t *testing.T) {
 //		depottest.TestDepot(t, depottest.Harness{
@@ -66,6 +66,7 @@ type clause struct {
 	revoked    func(context.Context, revoker) error
 	prune      func(context.Context, pruner) error
 	challenges func(context.Context, scep.ChallengeStore) error
+	spending   func(context.Context, spender) error
 	reopen     func(context.Context, scep.Depot, func() scep.Depot) error
 }
 
@@ -86,7 +87,7 @@ type gap string
 
 func (g gap) Error() string { return string(g) }
 
-var clauses = slices.Concat(depotClauses, dataClauses, listClauses, revocationClauses, pruneClauses, challengeClauses)
+var clauses = slices.Concat(depotClauses, dataClauses, listClauses, revocationClauses, pruneClauses, challengeClauses, spendingClauses)
 
 // run holds a fresh depot to c.
 func (c clause) run(t *testing.T, h Harness) error {
@@ -119,6 +120,12 @@ func (c clause) run(t *testing.T, h Harness) error {
 			return gap(fmt.Sprintf("%T is not a scep.ChallengeStore", d))
 		}
 		check = func() error { return c.challenges(ctx, s) }
+	case c.spending != nil:
+		s, err := asSpender(d)
+		if err != nil {
+			return err
+		}
+		check = func() error { return c.spending(ctx, s) }
 	case c.reopen != nil:
 		if h.Reopen == nil {
 			return gap("the harness has no Reopen: data does not outlive the depot")

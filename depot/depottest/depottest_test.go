@@ -21,6 +21,7 @@ func TestFaults(t *testing.T) {
 					return &broken{
 						create: tt.b.create, update: tt.b.update, get: tt.b.get, latest: tt.b.latest, serial: tt.b.serial,
 						list: tt.b.list, revoked: tt.b.revoked, prune: tt.b.prune, put: tt.b.put, find: tt.b.find, spend: tt.b.spend,
+						both: tt.b.both,
 					}
 				},
 				Reopen: func(t *testing.T, d scep.Depot) scep.Depot {
@@ -64,6 +65,27 @@ func TestEveryClauseIsSeenToFail(t *testing.T) {
 	for _, c := range clauses {
 		if !seen[c.name] {
 			t.Errorf("no fault makes clause %s fail", c.name)
+		}
+	}
+}
+
+// TestGaps has depots that can do no more than they must: what they do not offer is not held
+// against them.
+func TestGaps(t *testing.T) {
+	memory := new(depot.Memory)
+	for _, d := range []scep.Depot{
+		struct{ scep.Depot }{memory},
+		struct {
+			scep.Depot
+			scep.ChallengeStore
+		}{memory, memory},
+	} {
+		h := Harness{Open: func(*testing.T) scep.Depot { return d }, Reopen: func(*testing.T, scep.Depot) scep.Depot { return d }}
+		for _, c := range spendingClauses {
+			var gap gap
+			if err := c.run(t, h); !errors.As(err, &gap) {
+				t.Errorf("%s over %T: %v", c.name, d, err)
+			}
 		}
 	}
 }

@@ -33,6 +33,7 @@ type broken struct {
 	put     func(b *broken, ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error
 	find    func(b *broken, ctx context.Context, hash scep.ID) (*scep.OneTimeChallenge, error)
 	spend   func(b *broken, ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error)
+	both    func(b *broken, ctx context.Context, rec *scep.Record, challenge scep.ID, now time.Time) error
 }
 
 func (b *broken) Create(ctx context.Context, rec *scep.Record) error {
@@ -84,27 +85,6 @@ func (b *broken) Revocations(ctx context.Context, q scep.RevocationQuery, yield 
 	return b.Memory.Revocations(ctx, q, yield)
 }
 
-func (b *broken) PutChallenge(ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error {
-	if b.put != nil {
-		return b.put(b, ctx, c, now, limit)
-	}
-	return b.Memory.PutChallenge(ctx, c, now, limit)
-}
-
-func (b *broken) GetChallenge(ctx context.Context, hash scep.ID) (*scep.OneTimeChallenge, error) {
-	if b.find != nil {
-		return b.find(b, ctx, hash)
-	}
-	return b.Memory.GetChallenge(ctx, hash)
-}
-
-func (b *broken) SpendChallenge(ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error) {
-	if b.spend != nil {
-		return b.spend(b, ctx, hash, by, now)
-	}
-	return b.Memory.SpendChallenge(ctx, hash, by, now)
-}
-
 // contended is the record that the clause UpdateContended counts with.
 var contended = id("counter")
 
@@ -116,7 +96,7 @@ type fault struct {
 	also string // clauses that may fail because of it
 }
 
-var faults = slices.Concat(recordFaults, pruneFaults)
+var faults = slices.Concat(recordFaults, pruneFaults, challengeFaults, spendingFaults)
 
 var recordFaults = []fault{
 	{"nothing", broken{}, "", ""},
@@ -126,7 +106,7 @@ var recordFaults = []fault{
 			return nil, nil
 		}
 		return rec, err
-	}}, "Missing", "CreateSerial UpdateMissing Cancelled PruneSelects PruneForgets PruneLimit PruneGeneration PruneRenewing PruneRenewed PruneTogether"},
+	}}, "Missing", "CreateSerial UpdateMissing Cancelled PruneSelects PruneForgets PruneLimit PruneGeneration PruneRenewing PruneRenewed PruneTogether CreateSpendingSpent CreateSpendingMissing CreateSpendingExists CreateSpendingTogether"},
 	{"overwrites", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		err := b.Memory.Create(ctx, rec)
 		if !errors.Is(err, scep.ErrExists) {
@@ -230,7 +210,7 @@ var recordFaults = []fault{
 			defer b.mu.Unlock()
 			return b.Memory.Get(ctx, b.kept[transaction].ID)
 		},
-	}, "LatestNewest LatestTie", "Fields PruneForgets"},
+	}, "LatestNewest LatestTie", "Fields PruneForgets CreateSpending"},
 	{"sanitises IDs", broken{get: func(b *broken, ctx context.Context, bad scep.ID) (*scep.Record, error) {
 		if !bad.Valid() {
 			bad = id("sanitised")
@@ -291,7 +271,7 @@ var recordFaults = []fault{
 		err := b.Memory.Create(ctx, clone)
 		rec.Version = clone.Version
 		return err
-	}}, "Times", "Fields CopiesIn CopiesOut Cancelled Reopen RevocationsNotAfter PruneSelects PruneForgets PruneRenewed"},
+	}}, "Times", "Fields CopiesIn CopiesOut Cancelled Reopen RevocationsNotAfter PruneSelects PruneForgets PruneRenewed CreateSpendingExists"},
 	{"issuers in small letters", broken{serial: func(b *broken, ctx context.Context, issuer []byte, serial *big.Int) (*scep.Record, error) {
 		rec, err := b.Memory.GetSerial(ctx, issuer, serial)
 		if errors.Is(err, scep.ErrNotFound) {
@@ -378,7 +358,7 @@ var recordFaults = []fault{
 		}
 		return nil
 	}}, "RevocationsOrder", ""},
-	{"forgets", broken{forgets: true}, "Reopen ChallengeReopen", ""},
+	{"forgets", broken{forgets: true}, "Reopen ChallengeReopen CreateSpendingReopen", ""},
 	{"keeps what is set to nothing", broken{update: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		clone := rec.Clone()
 		if there, err := b.Memory.Get(ctx, rec.ID); err == nil && clone.Certificate == nil {
@@ -394,37 +374,4 @@ var recordFaults = []fault{
 		}
 		return nil
 	}}, "UpdateSerial", ""},
-	{"no limit", broken{put: func(b *broken, ctx context.Context, c *scep.OneTimeChallenge, now time.Time, _ int) error {
-		return b.Memory.PutChallenge(ctx, c, now, 0)
-	}}, "ChallengeLimit ChallengeLimitRoom", ""},
-	{"expired challenges count", broken{put: func(b *broken, ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error {
-		clone := *c
-		clone.Expires = clone.Expires.AddDate(1, 0, 0)
-		return b.Memory.PutChallenge(ctx, &clone, now, limit)
-	}}, "ChallengeLimitRoom ChallengeFields ChallengeTwice ChallengeSpend", ""},
-	{"puts over what is there", broken{put: func(b *broken, ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error {
-		if err := b.Memory.PutChallenge(ctx, c, now, limit); !errors.Is(err, scep.ErrExists) {
-			return err
-		}
-		return nil
-	}}, "ChallengeTwice", ""},
-	{"anybody spends", broken{spend: func(b *broken, ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error) {
-		if _, err := b.Memory.SpendChallenge(ctx, hash, by, now); err != nil {
-			return "", err
-		}
-		return by, nil
-	}}, "ChallengeSpend ChallengeMemory ChallengeReopen", ""},
-	{"a missing challenge is spent", broken{spend: func(b *broken, ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error) {
-		got, err := b.Memory.SpendChallenge(ctx, hash, by, now)
-		if errors.Is(err, scep.ErrNotFound) {
-			return by, nil
-		}
-		return got, err
-	}}, "ChallengeMissing", ""},
-	{"takes any hash", broken{find: func(b *broken, ctx context.Context, hash scep.ID) (*scep.OneTimeChallenge, error) {
-		if !hash.Valid() {
-			return nil, scep.ErrNotFound
-		}
-		return b.Memory.GetChallenge(ctx, hash)
-	}}, "ChallengeHostileIDs", ""},
 }

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/scepkit/scepkit/scep"
 )
@@ -29,6 +29,10 @@ const (
 
 	spendChallenge = `UPDATE challenge SET spent_by = $2, spent = $3, forget = greatest(expires, $4)
 		WHERE hash = $1 AND spent_by IS NULL`
+
+	// insertSpending inserts nothing if the challenge, $31, is not spent by the record. Without
+	// ON CONFLICT, a record that is there is an error, which undoes the spending as well.
+	insertSpending = intoRecord + ` SELECT ` + newRecord + ` WHERE EXISTS (SELECT 1 FROM challenge WHERE hash = $31 AND spent_by = $1)`
 
 	getChallenge = `SELECT profile, subject, san, created, expires, spent_by, spent FROM challenge WHERE hash = $1`
 )
@@ -55,21 +59,14 @@ func (db *DB) PutChallenge(ctx context.Context, c *scep.OneTimeChallenge, now ti
 			b.Queue(forgetChallenges, now)
 			b.Queue(insertChallenge, digits(put.Hash), escape(put.Profile), text(put.Subject), text(put.SAN),
 				optional(put.Created), put.Expires, now, int64(limit))
-			results := conn.SendBatch(ctx, &b)
-			var inserted int64
-			var err error
-			for range b.Len() {
-				var tag pgconn.CommandTag
-				if tag, err = results.Exec(); err != nil {
-					break
-				}
-				inserted = tag.RowsAffected()
-			}
-			if err := errors.Join(err, results.Close()); err != nil || inserted == 1 {
+			if inserted, err := send(ctx, conn, &b); err != nil || inserted == 1 {
 				return err
 			}
-			if _, err := readChallenge(ctx, conn, put.Hash); !errors.Is(err, scep.ErrNotFound) {
-				return errors.Join(scep.ErrExists, err)
+			switch _, err := readChallenge(ctx, conn, put.Hash); {
+			case err == nil:
+				return scep.ErrExists
+			case !errors.Is(err, scep.ErrNotFound):
+				return err
 			}
 			return scep.ErrLimit
 		},
@@ -142,6 +139,69 @@ func (db *DB) SpendChallenge(ctx context.Context, hash, by scep.ID, now time.Tim
 		return "", err
 	}
 	return spender, nil
+}
+
+// CreateSpending implements [scep.Spender]. It is one transaction and one round trip.
+//
+// Whatever takes locks on more than one of them takes that of PutChallenge first, challenges next
+// and records last.
+func (db *DB) CreateSpending(ctx context.Context, rec *scep.Record, challenge scep.ID, now time.Time) error {
+	token := rand.Int64()
+	args, err := encode(ctx, rec, token)
+	if err != nil {
+		return err
+	}
+	if err := checkIDs(ctx, challenge); err != nil {
+		return err
+	}
+	args[25] = int64(0) // whatever rec.Version is
+	args = append(args, digits(challenge))
+	by := rec.ID
+	spend := []any{digits(challenge), digits(by), now, now.Add(scep.ChallengeMemory)}
+	err = db.do(ctx, call{
+		try: func(ctx context.Context, c *pgx.Conn) error {
+			n, err := db.write(ctx, c, insertSpending, args, spend)
+			if err != nil || n == 1 {
+				return err
+			}
+			// Nothing has changed.
+			switch _, _, _, err := writer(ctx, c, args[0]); {
+			case err == nil:
+				return scep.ErrExists
+			case !errors.Is(err, scep.ErrNotFound):
+				return err
+			}
+			if err := spendable(ctx, c, challenge, by); err != nil {
+				return err
+			}
+			return scep.ErrNotFound // it has been put since
+		},
+		look: func(ctx context.Context, c *pgx.Conn) (fate, error) {
+			found, err := created(ctx, c, args[0], token)
+			if found != absent || err != nil {
+				return found, err
+			}
+			switch err := spendable(ctx, c, challenge, by); {
+			case errors.Is(err, scep.ErrNotFound), errors.Is(err, scep.ErrSpent):
+				return settled, err // which keeps this one out, wherever it is
+			default:
+				return absent, err
+			}
+		},
+	})
+	if err == nil {
+		rec.Version = 1
+	}
+	return err
+}
+
+// spendable reports that a record can not, or no longer, spend a challenge.
+func spendable(ctx context.Context, conn *pgx.Conn, hash, by scep.ID) error {
+	found, err := readChallenge(ctx, conn, hash)
+	if err == nil && found.SpentBy != "" && found.SpentBy != by {
+		return fmt.Errorf("%w: %s", scep.ErrSpent, found.SpentBy)
+	}
+	return err
 }
 
 // readChallenge reads a challenge.

@@ -52,7 +52,7 @@ const (
 )
 
 func judge(err error) outcome {
-	for _, answer := range []error{nil, scep.ErrExists, scep.ErrStale, scep.ErrNotFound, scep.ErrLimit} {
+	for _, answer := range []error{nil, scep.ErrExists, scep.ErrStale, scep.ErrNotFound, scep.ErrLimit, scep.ErrSpent} {
 		if errors.Is(err, answer) {
 			return answered
 		}

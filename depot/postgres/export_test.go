@@ -12,7 +12,7 @@ var Queries = map[string]string{
 	"listRecords": listRecords, "listIssued": listIssued, "listState": listState,
 	"listRevoked": listRevoked, "listChangedSince": listChangedSince,
 	"countExpired": countExpired, "deleteExpired": deleteExpired, "deleteDenied": deleteDenied, "deleteAbandoned": deleteAbandoned,
-	"forgetChallenges": forgetChallenges, "insertChallenge": insertChallenge, "spendChallenge": spendChallenge, "getChallenge": getChallenge,
+	"forgetChallenges": forgetChallenges, "insertChallenge": insertChallenge, "spendChallenge": spendChallenge, "insertSpending": insertSpending, "getChallenge": getChallenge,
 }
 
 var (

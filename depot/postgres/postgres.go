@@ -85,6 +85,7 @@ var (
 	_ scep.RevocationLister = (*DB)(nil)
 	_ scep.Pruner           = (*DB)(nil)
 	_ scep.ChallengeStore   = (*DB)(nil)
+	_ scep.Spender          = (*DB)(nil)
 	_ io.Closer             = (*DB)(nil)
 )
 
@@ -125,10 +126,10 @@ func (c Config) String() string {
 // GoString returns the same as String.
 func (c Config) GoString() string { return c.String() }
 
-// DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner] and a
-// [scep.ChallengeStore] over one database, which any number of processes may share. Once a
-// statement has been sent, a call goes on for up to a quarter of a second after its context has
-// ended, so as to learn what has become of it.
+// DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner], a
+// [scep.ChallengeStore] and a [scep.Spender] over one database, which any number of processes may
+// share. Once a statement has been sent, a call goes on for up to a quarter of a second after its
+// context has ended, so as to learn what has become of it.
 type DB struct {
 	name    string // for errors
 	timeout time.Duration

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/scepkit/scepkit/depot/internal/names"
 	"github.com/scepkit/scepkit/scep"
@@ -19,12 +20,15 @@ import (
 const issuerNumber = `CASE WHEN $27::bytea IS NULL THEN 0 ELSE (SELECT number FROM issuer WHERE name = $27) END`
 
 const (
-	insertRecord = `INSERT INTO record (id, latest, trans, state, profile, created, changed, serial, not_after, revoked,
+	intoRecord = `INSERT INTO record (id, latest, trans, state, profile, created, changed, serial, not_after, revoked,
 		revocation_reason, unconfirmed, generation, renews, fail_info, reason, via, remote_addr, transaction_id,
 		subject, san, renewed_by, csr, template, certificate, version, origin, issuer,
-		unrevoked, decided_by, remark)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
-		$26::bigint + 1, $2, ` + issuerNumber + `, $28, $29, $30) ON CONFLICT DO NOTHING`
+		unrevoked, decided_by, remark)`
+
+	newRecord = `$1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25,
+		$26::bigint + 1, $2, ` + issuerNumber + `, $28, $29, $30`
+
+	insertRecord = intoRecord + ` VALUES (` + newRecord + `) ON CONFLICT DO NOTHING`
 
 	// A large column that has not changed is set to itself, which writes nothing.
 	updateRecord = `UPDATE record SET latest = $2, trans = $3, state = $4, profile = $5, created = $6, changed = $7,
@@ -64,29 +68,32 @@ func (db *DB) Create(ctx context.Context, rec *scep.Record) error {
 	args[25] = int64(0) // whatever rec.Version is
 	err = db.do(ctx, call{
 		try: func(ctx context.Context, c *pgx.Conn) error {
-			n, err := db.write(ctx, c, insertRecord, args)
+			n, err := db.write(ctx, c, insertRecord, args, nil)
 			if err == nil && n == 0 {
 				return scep.ErrExists
 			}
 			return err
 		},
-		look: func(ctx context.Context, c *pgx.Conn) (fate, error) {
-			_, origin, _, err := writer(ctx, c, args[0])
-			switch {
-			case errors.Is(err, scep.ErrNotFound):
-				return absent, nil
-			case err != nil:
-				return absent, err
-			case origin != token:
-				return settled, scep.ErrExists // which keeps this one out, wherever it is
-			}
-			return settled, nil
-		},
+		look: func(ctx context.Context, c *pgx.Conn) (fate, error) { return created(ctx, c, args[0], token) },
 	})
 	if err == nil {
 		rec.Version = 1
 	}
 	return err
+}
+
+// created looks what has become of a record that was to be created with this token.
+func created(ctx context.Context, c *pgx.Conn, id any, token int64) (fate, error) {
+	_, origin, _, err := writer(ctx, c, id)
+	switch {
+	case errors.Is(err, scep.ErrNotFound):
+		return absent, nil
+	case err != nil:
+		return absent, err
+	case origin != token:
+		return settled, scep.ErrExists // which keeps this one out, wherever it is
+	}
+	return settled, nil
 }
 
 // Update implements [scep.Depot].
@@ -98,7 +105,7 @@ func (db *DB) Update(ctx context.Context, rec *scep.Record) error {
 	}
 	err = db.do(ctx, call{
 		try: func(ctx context.Context, c *pgx.Conn) error {
-			n, err := db.write(ctx, c, updateRecord, args)
+			n, err := db.write(ctx, c, updateRecord, args, nil)
 			if err == nil && n == 0 {
 				if _, _, _, err = writer(ctx, c, args[0]); err == nil {
 					return scep.ErrStale
@@ -129,10 +136,15 @@ func (db *DB) Update(ctx context.Context, rec *scep.Record) error {
 	return err
 }
 
-// write runs insertRecord or updateRecord. A name that is left
-// over from a write that was then refused does no harm.
-func (db *DB) write(ctx context.Context, c *pgx.Conn, statement string, args []any) (int64, error) {
-	if err := prepare(ctx, c, statement, insertIssuer); err != nil {
+// write runs a statement that writes a record and, if first is not nil, just before it spends a
+// challenge with those arguments, in the same transaction and round trip. A name that is left over
+// from a write that was then refused does no harm.
+func (db *DB) write(ctx context.Context, c *pgx.Conn, statement string, args, first []any) (int64, error) {
+	statements := []string{statement, insertIssuer, spendChallenge}
+	if first == nil {
+		statements = statements[:2]
+	}
+	if err := prepare(ctx, c, statements...); err != nil {
 		return 0, err
 	}
 	name, _ := args[26].([]byte)
@@ -144,16 +156,42 @@ func (db *DB) write(ctx context.Context, c *pgx.Conn, statement string, args []a
 			}
 			db.issuers.Store(string(name), true)
 		}
-		tag, err := c.Exec(ctx, statement, args...)
+		n, err := run(ctx, c, statement, args, first)
 		switch {
 		case code(err) == codeUnique:
 			return 0, scep.ErrExists
 		case code(err) == codeNotNull && known: // the server was replaced by one that does not know it
 			known = false
 		default:
-			return tag.RowsAffected(), err
+			return n, err
 		}
 	}
+}
+
+// run runs the statements of write, and returns how many records are written.
+func run(ctx context.Context, c *pgx.Conn, statement string, args, first []any) (int64, error) {
+	if first == nil {
+		tag, err := c.Exec(ctx, statement, args...)
+		return tag.RowsAffected(), err
+	}
+	var b pgx.Batch
+	b.Queue(spendChallenge, first...)
+	b.Queue(statement, args...)
+	return send(ctx, c, &b)
+}
+
+// send runs a batch, in one transaction and one round trip, and returns how many rows its last
+// statement has changed.
+func send(ctx context.Context, c *pgx.Conn, b *pgx.Batch) (n int64, err error) {
+	results := c.SendBatch(ctx, b)
+	for range b.Len() {
+		var tag pgconn.CommandTag
+		if tag, err = results.Exec(); err != nil {
+			break
+		}
+		n = tag.RowsAffected()
+	}
+	return n, errors.Join(err, results.Close())
 }
 
 func writer(ctx context.Context, c *pgx.Conn, id any) (version, origin, latest int64, err error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/scepkit/scepkit/depot/internal/names"
 	"github.com/scepkit/scepkit/scep"
 )
 
@@ -115,4 +116,46 @@ func (db *DB) SpendChallenge(ctx context.Context, hash, by scep.ID, now time.Tim
 		return "", err
 	}
 	return spender, nil
+}
+
+// CreateSpending implements [scep.Spender]. It costs one commit, as Create does.
+func (db *DB) CreateSpending(ctx context.Context, rec *scep.Record, challenge scep.ID, now time.Time) error {
+	r, err := encode(ctx, rec)
+	if err != nil {
+		return err
+	}
+	if err := checkIDs(ctx, challenge); err != nil {
+		return err
+	}
+	subject, san := names.Of(r.Record)
+	err = db.write(ctx, func(w *writer) (answer, err error) {
+		// There is no undoing one write: what could refuse it comes before what changes.
+		key := digits(challenge)
+		found, err := w.has(w.spentBy, key)
+		if err != nil {
+			return nil, err
+		}
+		by := toID(w.row[0])
+		if !found || by != "" && by != r.ID {
+			exists, err := w.has(w.hasRecord, r.id)
+			switch {
+			case err != nil:
+				return nil, err
+			case exists:
+				return scep.ErrExists, nil
+			case !found:
+				return scep.ErrNotFound, nil
+			}
+			return fmt.Errorf("%w: %s", scep.ErrSpent, by), nil
+		}
+		if answer, err := w.create(r, subject, san); answer != nil || err != nil {
+			return answer, err
+		}
+		_, err = w.spendChallenge.exec(r.id, now.UnixMicro(), now.Add(scep.ChallengeMemory).UnixMicro(), key)
+		return nil, err
+	})
+	if err == nil {
+		rec.Version = 1
+	}
+	return err
 }

@@ -65,25 +65,28 @@ func (db *DB) Create(ctx context.Context, rec *scep.Record) error {
 		return err
 	}
 	subject, san := names.Of(r.Record)
-	err = db.write(ctx, func(w *writer) (answer, err error) {
-		issuer, err := r.issuer(w)
-		if err != nil {
-			return nil, err
-		}
-		_, err = w.insertRecord.exec(r.id, r.trans, int64(r.State), r.Profile, micros(r.Created), micros(r.Changed),
-			issuer, r.serial, micros(r.NotAfter), micros(r.Revoked), int64(r.RevocationReason), truth(r.Unconfirmed),
-			int64(r.Generation), r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
-			text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template), allDigits(r.RenewedBy),
-			micros(r.Unrevoked), text(r.DecidedBy), text(r.Remark))
-		if err == nil && len(r.Certificate) > 0 {
-			_, err = w.putCertificate.exec(r.id, r.Certificate)
-		}
-		return refused(err)
-	})
+	err = db.write(ctx, func(w *writer) (answer, err error) { return w.create(r, subject, san) })
 	if err == nil {
 		rec.Version = 1
 	}
 	return err
+}
+
+// create inserts a record.
+func (w *writer) create(r *encoded, subject, san string) (answer, err error) {
+	issuer, err := r.issuer(w)
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.insertRecord.exec(r.id, r.trans, int64(r.State), r.Profile, micros(r.Created), micros(r.Changed),
+		issuer, r.serial, micros(r.NotAfter), micros(r.Revoked), int64(r.RevocationReason), truth(r.Unconfirmed),
+		int64(r.Generation), r.renews, int64(r.FailInfo), text(r.Reason), text(r.Via), text(r.RemoteAddr),
+		text(r.TransactionID), text(subject), text(san), blob(r.CSR), blob(r.Template), allDigits(r.RenewedBy),
+		micros(r.Unrevoked), text(r.DecidedBy), text(r.Remark))
+	if err == nil && len(r.Certificate) > 0 {
+		_, err = w.putCertificate.exec(r.id, r.Certificate)
+	}
+	return refused(err)
 }
 
 // Update implements [scep.Depot].

@@ -37,14 +37,16 @@ var (
 	_ scep.RevocationLister = (*DB)(nil)
 	_ scep.Pruner           = (*DB)(nil)
 	_ scep.ChallengeStore   = (*DB)(nil)
+	_ scep.Spender          = (*DB)(nil)
 )
 
 // lockWait is how long another process may hold the file before writers are told.
 const lockWait = 5 * time.Second
 
-// DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner] and a
-// [scep.ChallengeStore] over one file. A write whose context ends while it waits for its turn does not happen; one
-// whose context ends later may or may not have happened, and its error says so.
+// DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner], a
+// [scep.ChallengeStore] and a [scep.Spender] over one file. A write whose context ends while it
+// waits for its turn does not happen; one whose context ends later may or may not have happened,
+// and its error says so.
 type DB struct {
 	path  string
 	files [2]openedFile // that, and the one beside it ending in -wal

@@ -18,7 +18,8 @@ import (
 // the caller gets err; and if apply is true as well, the call has gone through all the same, as
 // when a reply is lost. They may be called concurrently. A nil On lets everything through.
 
-// A Depot is a [scep.Depot] with faults. It hides what else the depot behind it can do.
+// A Depot is a [scep.Depot] with faults. It hides what else the depot behind it can do; [Store] shows
+// what one-time challenges need.
 type Depot struct {
 	scep.Depot
 
