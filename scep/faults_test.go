@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,8 +23,7 @@ import (
 	"testing"
 
 	"github.com/scepkit/scepkit/challenge"
-	"github.com/scepkit/scepkit/depot"
-	"github.com/scepkit/scepkit/depot/sqlite"
+	"github.com/scepkit/scepkit/depot/postgres"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
 )
@@ -32,33 +32,11 @@ import (
 // the CertRep.
 var steps = []string{"Get", "Validate", "Template", "Create", "Sign", "Update", "Confirm", "Confirmed", "Reply"}
 
+// created is the step in which the record and the challenge change.
+var created = slices.Index(steps, "Create")
+
 // changes reports whether there is anything that can have happened when a step fails.
 func changes(step string) bool { return step != "Get" && step != "Template" && step != "Reply" }
-
-// A store is a depot that also keeps one-time challenges.
-type store interface {
-	scep.Depot
-	scep.Lister
-	scep.ChallengeStore
-}
-
-var stores = []struct {
-	name string
-	open func(t *testing.T) store
-}{
-	{"Memory", func(t *testing.T) store { return &depot.Memory{} }},
-	{"SQLite", func(t *testing.T) store { return openSQLite(t, filepath.Join(t.TempDir(), "scep.db")) }},
-}
-
-func openSQLite(t *testing.T, path string) store {
-	t.Helper()
-	db, err := sqlite.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	return db
-}
 
 // faulty makes a handler whose every step is announced to on.
 func faulty(t testing.TB, s store, on func(step string) (apply bool, err error)) (*scep.Handler, *scep.Identity, *challenge.OneTime) {
@@ -72,7 +50,16 @@ func faulty(t testing.TB, s store, on func(step string) (apply bool, err error))
 		_, err := on("Reply")
 		return err
 	}}
-	oneTime := &challenge.OneTime{Store: s}
+	wrapped := &sceptest.Store{Spender: s, On: func(op string, rec *scep.Record) (bool, error) {
+		switch {
+		case op == "SpendChallenge":
+			t.Error("a challenge was spent without its record")
+		case op == "Update" && rec.State == scep.Issued && !rec.Unconfirmed:
+			op = "Confirmed"
+		}
+		return on(op)
+	}}
+	oneTime := &challenge.OneTime{Store: wrapped}
 	h, err := scep.New(scep.Config{
 		CA: sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) {
 			if op != "Sign" {
@@ -80,13 +67,8 @@ func faulty(t testing.TB, s store, on func(step string) (apply bool, err error))
 			}
 			return on("Sign")
 		}},
-		RA: ra,
-		Depot: sceptest.Depot{Depot: s, On: func(op string, rec *scep.Record) (bool, error) {
-			if op == "Update" && rec.State == scep.Issued && !rec.Unconfirmed {
-				op = "Confirmed"
-			}
-			return on(op)
-		}},
+		RA:        ra,
+		Depot:     wrapped,
 		Challenge: sceptest.Challenge{Challenge: oneTime, On: func(op string, _ *scep.Request) (bool, error) { return on(op) }},
 		Policy: scep.PolicyFunc(func(ctx context.Context, req *scep.Request) (*x509.Certificate, error) {
 			if _, err := on("Template"); err != nil {
@@ -135,14 +117,15 @@ func TestFaults(t *testing.T) {
 						t.Parallel()
 						s := st.open(t)
 						var armed atomic.Bool
-						h, ra, oneTime := faulty(t, s, func(at string) (bool, error) {
+						h, ra, _ := faulty(t, s, func(at string) (bool, error) {
 							if at == step && armed.CompareAndSwap(true, false) {
 								return happened, broken
 							}
 							return false, nil
 						})
 						from := ra.Certificate()
-						d := newDevice(t, sceptest.RSA(3), "faults", newChallenge(t, oneTime))
+						secret, hash := mint(t, s)
+						d := newDevice(t, sceptest.RSA(3), "faults", secret)
 						first := d.pkcsReq(t, from)
 						armed.Store(true)
 						a := d.send(t, h, first, from)
@@ -155,6 +138,10 @@ func TestFaults(t *testing.T) {
 						case step != "Sign" && a.http == http.StatusServiceUnavailable:
 						default:
 							t.Fatalf("after the fault: %v", a)
+						}
+						before := slices.Index(steps, step) < created || slices.Index(steps, step) == created && !happened
+						if rec := agree(t, s, hash); (rec == nil) != before {
+							t.Fatalf("after the fault the record is %v", rec)
 						}
 						switch retry {
 						case "same message":
@@ -171,14 +158,14 @@ func TestFaults(t *testing.T) {
 							t.Fatalf("after the retry: %v", a)
 						}
 						oneCertificate(t, s, a.cert)
+						agree(t, s, hash)
 						if again := d.send(t, h, d.certPoll(t, from), from); again.cert == nil || !again.cert.Equal(a.cert) {
 							t.Fatalf("a poll later: %v, want certificate %x", again, a.cert.SerialNumber)
 						}
 						// The challenge is spent, by this request and no other.
-						other := newDevice(t, sceptest.RSA(4), "other", "")
-						other.csr = newCSR(t, other.key, "other", "")
+						other := newDevice(t, sceptest.RSA(4), "other", secret)
 						if a := other.send(t, h, other.pkcsReq(t, from), from); a.failInfo != "2" {
-							t.Fatalf("without a challenge: %v", a)
+							t.Fatalf("another with the same challenge: %v", a)
 						}
 					})
 				}
@@ -220,8 +207,8 @@ func TestOneChallengeHundredDevices(t *testing.T) {
 		t.Run(st.name, func(t *testing.T) {
 			t.Parallel()
 			s := st.open(t)
-			h, ra, oneTime := faulty(t, s, func(string) (bool, error) { return false, nil })
-			secret := newChallenge(t, oneTime)
+			h, ra, _ := faulty(t, s, func(string) (bool, error) { return false, nil })
+			secret, hash := mint(t, s)
 			devices := make([]*device, 100)
 			messages := make([][]byte, len(devices))
 			base := newDevice(t, sceptest.RSA(3), "hundred", secret)
@@ -254,6 +241,7 @@ func TestOneChallengeHundredDevices(t *testing.T) {
 				t.Fatalf("the one that was admitted tries again: %v", a)
 			}
 			oneCertificate(t, s, answers[admitted].cert)
+			agree(t, s, hash)
 		})
 	}
 }
@@ -264,61 +252,96 @@ func TestKill9(t *testing.T) {
 		victim(t)
 		return
 	}
-	for _, step := range steps {
-		for _, when := range []string{"before", "after"} {
-			if when == "after" && !changes(step) {
-				continue // the same as before the next step
+	for _, st := range []string{"SQLite", "PostgreSQL"} {
+		for _, step := range steps {
+			for _, when := range []string{"before", "after"} {
+				if when == "after" && !changes(step) {
+					continue // the same as before the next step
+				}
+				t.Run(st+"/"+step+"/"+when, func(t *testing.T) {
+					t.Parallel()
+					killAtStep(t, place(t, st), step, when)
+				})
 			}
-			t.Run(step+"/"+when, func(t *testing.T) {
-				t.Parallel()
-				path := filepath.Join(t.TempDir(), "scep.db")
-				s := openSQLite(t, path)
-				secret := newChallenge(t, &challenge.OneTime{Store: s})
-				d := newDevice(t, sceptest.RSA(3), "kill", secret)
-				ra := sceptest.NewRA(t, sceptest.NewCA(t)).Certificate()
-				msg := d.pkcsReq(t, ra)
-
-				url, wait := startVictim(t, path, step+" "+when)
-				if resp, err := http.Post(url, "", strings.NewReader(string(msg))); err == nil {
-					body, _ := io.ReadAll(resp.Body)
-					t.Fatalf("the server answered %d %q and should be dead", resp.StatusCode, body)
-				}
-				if err := wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-					t.Fatalf("the server ended with %v", err)
-				}
-
-				url, _ = startVictim(t, path, "never")
-				post := func(msg []byte) answer {
-					resp, err := http.Post(url, "", strings.NewReader(string(msg)))
-					if err != nil {
-						t.Fatal(err)
-					}
-					defer resp.Body.Close()
-					body, err := io.ReadAll(resp.Body)
-					if err != nil {
-						t.Fatal(err)
-					}
-					return d.read(t, resp.StatusCode, body, ra)
-				}
-				a := post(msg)
-				if a.cert == nil {
-					t.Fatal(a)
-				}
-				if again := post(d.pkcsReq(t, ra)); again.cert == nil || !again.cert.Equal(a.cert) {
-					t.Fatalf("asked again: %v, want %v", again, a)
-				}
-				oneCertificate(t, s, a.cert)
-			})
 		}
 	}
 }
 
+// place returns the environment of a victim with a new store.
+func place(t *testing.T, kind string) []string {
+	if kind == "SQLite" {
+		return []string{"SCEPTEST_DB=" + filepath.Join(t.TempDir(), "scep.db")}
+	}
+	c := newSchema(t)
+	return []string{"SCEPTEST_PG=" + c.URL, "SCEPTEST_SCHEMA=" + c.Schema}
+}
+
+// openPlace opens what the environment names.
+func openPlace(t *testing.T, getenv func(string) string) store {
+	if url := getenv("SCEPTEST_PG"); url != "" {
+		return openPostgres(t, postgres.Config{URL: url, Schema: getenv("SCEPTEST_SCHEMA")})
+	}
+	return openSQLite(t, getenv("SCEPTEST_DB"))
+}
+
+// killAtStep kills a server at a step, looks at what is left, and has another one finish.
+func killAtStep(t *testing.T, env []string, step, when string) {
+	s := openPlace(t, func(key string) string {
+		for _, e := range env {
+			if name, value, _ := strings.Cut(e, "="); name == key {
+				return value
+			}
+		}
+		return ""
+	})
+	secret, hash := mint(t, s)
+	d := newDevice(t, sceptest.RSA(3), "kill", secret)
+	ra := sceptest.NewRA(t, sceptest.NewCA(t)).Certificate()
+	msg := d.pkcsReq(t, ra)
+
+	url, wait := startVictim(t, env, step+" "+when)
+	if resp, err := http.Post(url, "", strings.NewReader(string(msg))); err == nil {
+		body, _ := io.ReadAll(resp.Body)
+		t.Fatalf("the server answered %d %q and should be dead", resp.StatusCode, body)
+	}
+	if err := wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the server ended with %v", err)
+	}
+	before := slices.Index(steps, step) < created || slices.Index(steps, step) == created && when == "before"
+	if rec := agree(t, s, hash); (rec == nil) != before {
+		t.Fatalf("when the server is dead the record is %v", rec)
+	}
+
+	url, _ = startVictim(t, env, "never")
+	post := func(msg []byte) answer {
+		resp, err := http.Post(url, "", strings.NewReader(string(msg)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.read(t, resp.StatusCode, body, ra)
+	}
+	a := post(msg)
+	if a.cert == nil {
+		t.Fatal(a)
+	}
+	if again := post(d.pkcsReq(t, ra)); again.cert == nil || !again.cert.Equal(a.cert) {
+		t.Fatalf("asked again: %v, want %v", again, a)
+	}
+	oneCertificate(t, s, a.cert)
+	agree(t, s, hash)
+}
+
 const killAt = "SCEPTEST_KILL_AT"
 
-func startVictim(t *testing.T, path, at string) (url string, wait func() error) {
+func startVictim(t *testing.T, env []string, at string) (url string, wait func() error) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKill9$")
-	cmd.Env = append(os.Environ(), killAt+"="+at, "SCEPTEST_DB="+path)
+	cmd.Env = append(append(os.Environ(), killAt+"="+at), env...)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe() // the victim ends with its parent
 	if err != nil {
@@ -345,7 +368,7 @@ func victim(t *testing.T) {
 	at, when, _ := strings.Cut(os.Getenv(killAt), " ")
 	die := func() { syscall.Kill(os.Getpid(), syscall.SIGKILL); select {} }
 	var passed atomic.Bool
-	h, _, _ := faulty(t, openSQLite(t, os.Getenv("SCEPTEST_DB")), func(step string) (bool, error) {
+	h, _, _ := faulty(t, openPlace(t, os.Getenv), func(step string) (bool, error) {
 		if passed.Load() {
 			die() // the step after the one that was to be the last
 		}
