@@ -84,22 +84,6 @@ func faulty(t testing.TB, s store, on func(step string) (apply bool, err error))
 	return h, ra, oneTime
 }
 
-// oneCertificate holds the depot to one record, issued, with this certificate.
-func oneCertificate(t *testing.T, s store, cert *x509.Certificate) {
-	t.Helper()
-	all, err := s.List(context.Background(), scep.Query{Limit: 10000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(all) != 1 {
-		t.Fatalf("%d records, want 1", len(all))
-	}
-	rec := all[0]
-	if rec.State != scep.Issued || rec.Unconfirmed || string(rec.Certificate) != string(cert.Raw) {
-		t.Fatalf("record is %v (unconfirmed %v), its certificate the device's: %v", rec.State, rec.Unconfirmed, string(rec.Certificate) == string(cert.Raw))
-	}
-}
-
 // TestFaults breaks each step once, in two ways: the step fails, and it fails but has happened
 // all the same. Whatever the client does then, it ends up with one certificate, which is the
 // only one.

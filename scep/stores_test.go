@@ -2,6 +2,7 @@ package scep_test
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -104,4 +105,20 @@ func agree(t testing.TB, s store, hash scep.ID) *scep.Record {
 	}
 	t.Fatalf("the challenge was spent by %.8q, and there are %d records", c.SpentBy, len(all))
 	return nil
+}
+
+// oneCertificate holds the depot to one record, issued, with this certificate.
+func oneCertificate(t *testing.T, s store, cert *x509.Certificate) {
+	t.Helper()
+	all, err := s.List(context.Background(), scep.Query{Limit: 10000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 1 {
+		t.Fatalf("%d records, want 1", len(all))
+	}
+	rec := all[0]
+	if rec.State != scep.Issued || rec.Unconfirmed || string(rec.Certificate) != string(cert.Raw) {
+		t.Fatalf("record is %v (unconfirmed %v), its certificate the device's: %v", rec.State, rec.Unconfirmed, string(rec.Certificate) == string(cert.Raw))
+	}
 }
