@@ -126,6 +126,26 @@ var operations = []operation{{
 		return err == nil && c.SpentBy == record(name).ID
 	},
 }, {
+	name: "CreateSpending", hang: true,
+	setUp: put,
+	do: func(t *testing.T, db *postgres.DB, name string) error {
+		rec := record(name)
+		rec.Issuer = []byte("issuer of " + name) // whose first it is: one statement more
+		err := db.CreateSpending(t.Context(), rec, challengeOf(name).Hash, time.Now())
+		if (err == nil) != (rec.Version == 1) {
+			t.Errorf("rec.Version is %d beside %v", rec.Version, err)
+		}
+		return err
+	},
+	happened: func(t *testing.T, db *postgres.DB, name string) bool {
+		_, found := there(t, db, name)
+		c, err := db.GetChallenge(t.Context(), challengeOf(name).Hash)
+		if err != nil || found != (c.SpentBy == record(name).ID) {
+			t.Errorf("the record is there: %t; the challenge is %v, %v", found, c, err)
+		}
+		return found
+	},
+}, {
 	name: "Get", reads: true, hang: true,
 	setUp: create,
 	do: func(t *testing.T, db *postgres.DB, name string) error {

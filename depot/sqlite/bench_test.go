@@ -40,6 +40,66 @@ func BenchmarkIssue(b *testing.B) {
 	}
 }
 
+// BenchmarkSpend creates records: alone, together with spending a challenge, and after that in a
+// step of its own. The challenges are there before.
+func BenchmarkSpend(b *testing.B) {
+	create := func(ctx context.Context, db *sqlite.DB, rec *scep.Record, _ scep.ID) error { return db.Create(ctx, rec) }
+	for _, way := range []struct {
+		name string
+		do   func(context.Context, *sqlite.DB, *scep.Record, scep.ID) error
+	}{
+		{"Create", create},
+		{"CreateSpending", func(ctx context.Context, db *sqlite.DB, rec *scep.Record, challenge scep.ID) error {
+			return db.CreateSpending(ctx, rec, challenge, rec.Created)
+		}},
+		{"SpendChallenge+Create", func(ctx context.Context, db *sqlite.DB, rec *scep.Record, challenge scep.ID) error {
+			if _, err := db.SpendChallenge(ctx, challenge, rec.ID, rec.Created); err != nil {
+				return err
+			}
+			return db.Create(ctx, rec)
+		}},
+	} {
+		for _, writers := range []int{1, 32} {
+			b.Run(fmt.Sprintf("%s/writers=%d", way.name, writers), func(b *testing.B) {
+				db, err := sqlite.Open(filepath.Join(b.TempDir(), "scep.db"))
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer db.Close()
+				csr, template, _, issuer := realistic(b)
+				now := time.Now()
+				each := func(do func(n int64) error) {
+					var next atomic.Int64
+					var group sync.WaitGroup
+					for range writers {
+						group.Go(func() {
+							for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
+								if err := do(n); err != nil {
+									b.Error(err)
+								}
+							}
+						})
+					}
+					group.Wait()
+				}
+				each(func(n int64) error {
+					return db.PutChallenge(b.Context(), &scep.OneTimeChallenge{Hash: benchID("challenge", n), Created: now, Expires: now.Add(time.Hour)}, now, 0)
+				})
+				b.ResetTimer()
+				before := processorTime()
+				each(func(n int64) error {
+					return way.do(b.Context(), db, &scep.Record{
+						ID: benchID("id", n), Transaction: benchID("transaction", n), TransactionID: "6A7B6C2D9E1F4A5B8C3D2E1F0A9B8C7D",
+						State: scep.Signing, CSR: csr, Issuer: issuer, Serial: new(big.Int).SetBytes([]byte(benchID("serial", n))[:16]),
+						Template: template, NotAfter: now.AddDate(1, 0, 0), Created: now, Changed: now,
+					}, benchID("challenge", n))
+				})
+				b.ReportMetric(float64((processorTime()-before).Microseconds())/float64(b.N), "cpu-µs/op")
+			})
+		}
+	}
+}
+
 func issue(b *testing.B, d scep.Depot, writers int) {
 	csr, template, certificate, issuer := realistic(b)
 	ctx, cancel := context.WithCancel(b.Context())
