@@ -180,7 +180,7 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 		rec.Unconfirmed = true
 	}
 	if renewal {
-		if err := h.claimRenewal(ctx, old.rec, rec.ID); err != nil {
+		if err := h.claimRenewal(ctx, old.rec, rec.ID, spends); err != nil {
 			return out, err
 		}
 	}

@@ -87,8 +87,8 @@ func (h *Handler) checkRenewal(ctx context.Context, in *inbound, now time.Time) 
 
 // claimRenewal notes in the record of a certificate that it authorises this renewal, unless it
 // has authorised as many as it may. A retry is noted once. Where there is no room, one that has
-// not come to a certificate has to give way.
-func (h *Handler) claimRenewal(ctx context.Context, old *Record, id ID) error {
+// not come to a certificate has to give way, unless it has spent what this one is to spend.
+func (h *Handler) claimRenewal(ctx context.Context, old *Record, id ID, spends []spend) error {
 	for {
 		if old.State != Issued {
 			return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message is revoked", nil)
@@ -98,7 +98,7 @@ func (h *Handler) claimRenewal(ctx context.Context, old *Record, id ID) error {
 		}
 		next := old.Clone()
 		if len(next.RenewedBy) >= h.c.Renewal.Max {
-			i, err := h.unissued(ctx, next.RenewedBy)
+			i, err := h.unissued(ctx, next.RenewedBy, func() error { return h.checkUnspent(ctx, id, spends) })
 			if err != nil {
 				return err
 			}
@@ -122,8 +122,8 @@ func (h *Handler) claimRenewal(ctx context.Context, old *Record, id ID) error {
 }
 
 // unissued returns the index of the first renewal that has not come to a certificate, after
-// having seen to it that it never will; or -1.
-func (h *Handler) unissued(ctx context.Context, renewals []ID) (int, error) {
+// having seen to it that it never will; or -1. check is asked before one is denied.
+func (h *Handler) unissued(ctx context.Context, renewals []ID, check func() error) (int, error) {
 	for i, id := range renewals {
 		rec, err := h.c.Depot.Get(ctx, id)
 		if errors.Is(err, ErrNotFound) {
@@ -136,6 +136,9 @@ func (h *Handler) unissued(ctx context.Context, renewals []ID) (int, error) {
 		case Denied:
 			return i, nil
 		case Pending, Signing:
+			if err := check(); err != nil {
+				return 0, err
+			}
 			rec.State, rec.FailInfo, rec.Reason, rec.Changed = Denied, BadRequest, "another renewal took its place", h.c.Time()
 			err := h.c.Depot.Update(ctx, rec)
 			if err == nil {

@@ -137,6 +137,20 @@ func (h *Handler) create(ctx context.Context, rec *Record, all []spend) error {
 	return err
 }
 
+// checkUnspent refuses a request if another record has spent in the meantime what this one is to.
+func (h *Handler) checkUnspent(ctx context.Context, id ID, all []spend) error {
+	for _, s := range all {
+		c, err := h.c.Depot.(ChallengeStore).GetChallenge(ctx, s.challenge)
+		if err == nil && c.SpentBy != "" && c.SpentBy != id {
+			err = fmt.Errorf("%w: %s", ErrSpent, c.SpentBy)
+		}
+		if err != nil {
+			return notSpent(id, err)
+		}
+	}
+	return nil
+}
+
 // notSpent is the error of a record that could not spend a challenge: if that is gone, the refusal
 // with which package challenge refuses any other.
 func notSpent(id ID, err error) error {

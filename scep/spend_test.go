@@ -246,6 +246,80 @@ type (
 	}
 )
 
+// TestSpendRenewal has two renewals with one challenge, of a certificate that may be renewed once.
+// The first has spent the challenge and waits for the CA; the second, which was admitted before
+// that, must not take its place and then be refused as well.
+func TestSpendRenewal(t *testing.T) {
+	for _, st := range stores {
+		t.Run(st.name, func(t *testing.T) {
+			t.Parallel()
+			s := st.open(t)
+			var away atomic.Bool
+			admitted, proceed := make(chan struct{}), make(chan struct{})
+			h, ra := serveFrom(t, s, func(c *scep.Config) {
+				c.Renewal = scep.Renewal{On: true, Anytime: true, Max: 1, Challenge: true}
+				c.RA = c.CA.(*scep.Identity)
+				c.CA = sceptest.CA{CA: c.CA, On: func(op string, _ *x509.Certificate) (bool, error) {
+					if op == "Sign" && away.Load() {
+						return false, errors.New("the CA is away")
+					}
+					return false, nil
+				}}
+				c.Policy = scep.PolicyFunc(func(ctx context.Context, req *scep.Request) (*x509.Certificate, error) {
+					if req.TransactionID == "second" {
+						close(admitted)
+						<-proceed
+					}
+					return (&scep.Profile{}).Template(ctx, req)
+				})
+			})
+			first, _ := mint(t, s)
+			d := newDevice(t, sceptest.RSA(1), "renewing", first)
+			a := d.send(t, h, d.pkcsReq(t, ra), ra)
+			if a.cert == nil {
+				t.Fatal(a)
+			}
+			secret, hash := mint(t, s)
+			renewal := func(id string, key int) *device {
+				r := *d
+				r.signer, r.id, r.csr = a.cert, id, newCSR(t, sceptest.RSA(key), "renewing", secret)
+				return &r
+			}
+			one, two := renewal("first", 2), renewal("second", 3)
+			away.Store(true)
+			var wg sync.WaitGroup
+			var late answer
+			wg.Go(func() { late = two.send(t, h, two.message(t, "17", two.csr, ra), ra) })
+			select {
+			case <-admitted:
+			case <-time.After(20 * time.Second):
+				t.Error("the challenge did not admit the second")
+			}
+			early := one.send(t, h, one.message(t, "17", one.csr, ra), ra)
+			close(proceed)
+			wg.Wait()
+			if early.status != "3" || late.failInfo != "2" || late.text != "challenge refused" {
+				t.Fatalf("the first: %v; the second: %v", early, late)
+			}
+			away.Store(false)
+			if a := one.send(t, h, one.certPoll(t, ra), ra); a.cert == nil {
+				t.Errorf("the first, when the CA is back: %v", a)
+			}
+			all, err := s.List(t.Context(), scep.Query{State: scep.Issued})
+			if err != nil || len(all) != 2 {
+				t.Fatalf("%d certificates, %v", len(all), err)
+			}
+			c, err := s.GetChallenge(t.Context(), hash)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rec, err := s.Get(t.Context(), c.SpentBy); err != nil || rec.TransactionID != "first" {
+				t.Errorf("the challenge was spent by %v, %v", rec, err)
+			}
+		})
+	}
+}
+
 // TestSpendElsewhere has challenges that cannot be spent in the step that creates the record: they
 // are spent when they admit, and a policy that refuses then does not bring them back.
 func TestSpendElsewhere(t *testing.T) {
