@@ -225,8 +225,8 @@ type CRLSource interface {
 }
 
 // A ChallengeStore keeps one-time challenges for challenge.OneTime. A depot implements it so
-// that challenges and records live, and are backed up, together. Methods may be called
-// concurrently, and are as durable as those of [Depot].
+// that challenges and records live, and are backed up, together; as a [Spender] it also keeps them
+// from disagreeing. Methods may be called concurrently, and are as durable as those of [Depot].
 type ChallengeStore interface {
 	// PutChallenge stores c, which must be unspent. If limit is positive and that many
 	// unspent challenges of the same profile have not expired at now, it returns

@@ -24,9 +24,9 @@ type Spender interface {
 	//   - [ErrSpent] if another record has spent it;
 	//   - [ErrExists] if another record has the same Issuer and Serial.
 	//
-	// Of concurrent calls with one challenge, and of SpendChallenge beside them, one succeeds.
-	// After any other error both may have happened, or neither: a caller who finds the record
-	// knows that it has spent the challenge.
+	// Of concurrent calls with one challenge one succeeds at most, and none if SpendChallenge
+	// was quicker for another record. After any other error both may have happened, or neither:
+	// the caller reads back, as after Create, and to find the record is to know both.
 	CreateSpending(ctx context.Context, rec *Record, challenge ID, now time.Time) error
 }
 

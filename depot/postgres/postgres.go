@@ -8,8 +8,9 @@
 // it has one, whatever synchronous_commit says there. If a connection is lost before the answer
 // has come, the depot asks on another what has become of the write. It writes again only what is
 // not there once the server has ended the session in which it could still have come; otherwise
-// the error says that it may or may not have been written. While the database is away every call
-// returns an error within [Config.Timeout], and when it is back the next call works.
+// the error says that it may or may not have been written. A record and the one-time challenge that
+// it spends are one write. While the database is away every call returns an error within
+// [Config.Timeout], and when it is back the next call works.
 //
 // # Several servers
 //

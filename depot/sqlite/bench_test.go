@@ -43,7 +43,9 @@ func BenchmarkIssue(b *testing.B) {
 // BenchmarkSpend creates records: alone, together with spending a challenge, and after that in a
 // step of its own. The challenges are there before.
 func BenchmarkSpend(b *testing.B) {
-	create := func(ctx context.Context, db *sqlite.DB, rec *scep.Record, _ scep.ID) error { return db.Create(ctx, rec) }
+	create := func(ctx context.Context, db *sqlite.DB, rec *scep.Record, _ scep.ID) error {
+		return db.Create(ctx, rec)
+	}
 	for _, way := range []struct {
 		name string
 		do   func(context.Context, *sqlite.DB, *scep.Record, scep.ID) error

@@ -5,8 +5,9 @@
 //	db, err := sqlite.Open("/var/lib/scep/scep.db")
 //
 // What a write has answered is on the disk. Writers that come together share one commit,
-// so that many together cost little more than one. Any number of processes on one machine
-// may have the file open; it must not be on a network file system.
+// so that many together cost little more than one. A record and the one-time challenge that it
+// spends are in one commit in any case: both are there after a crash, or neither. Any number of
+// processes on one machine may have the file open; it must not be on a network file system.
 //
 // Beside the file there are two more while it is open, ending in -wal and -shm. Copy the
 // file with "sqlite3 scep.db '.backup copy.db'" or "VACUUM INTO", not with cp. The tables
