@@ -52,6 +52,7 @@ type DB struct {
 	path  string
 	files [2]openedFile // that, and the one beside it ending in -wal
 
+	writer  *writer // the committer's until that has ended
 	queue   chan *write
 	readers chan *reader // as many as may read at once; nil for one not opened yet
 
@@ -89,6 +90,7 @@ func Open(path string) (*DB, error) {
 	}
 	db := &DB{
 		path:     full,
+		writer:   w,
 		queue:    make(chan *write, maxBatch),
 		readers:  make(chan *reader, maxReaders),
 		closing:  make(chan struct{}),
@@ -105,7 +107,7 @@ func Open(path string) (*DB, error) {
 	for range maxReaders {
 		db.readers <- nil
 	}
-	go db.commitAll(w)
+	go db.commitAll()
 	return db, nil
 }
 
@@ -114,12 +116,16 @@ func Open(path string) (*DB, error) {
 func (db *DB) Close() error {
 	db.close.Do(func() {
 		close(db.closing)
+		<-db.finished
 		for range maxReaders {
 			if r := <-db.readers; r != nil {
 				r.close()
 			}
 		}
-		<-db.finished
+		// Of two connections that close at once, each may leave the -wal file to the other.
+		if err := db.writer.close(); err != nil {
+			db.closeErr = fmt.Errorf("sqlite: %s: closing: %w", db.path, err)
+		}
 	})
 	return db.closeErr
 }

@@ -75,18 +75,15 @@ func (db *DB) write(ctx context.Context, do func(*writer) (answer, err error)) e
 }
 
 // commitAll is the committer: the one goroutine of a DB, and the only one that writes.
-func (db *DB) commitAll(w *writer) {
+func (db *DB) commitAll() {
 	defer close(db.finished)
 	var batch []*write
 	for {
 		select {
 		case op := <-db.queue:
-			batch = db.commit(w, append(batch[:0], op))
+			batch = db.commit(db.writer, append(batch[:0], op))
 			clear(batch)
 		case <-db.closing:
-			if err := w.close(); err != nil {
-				db.closeErr = fmt.Errorf("sqlite: %s: closing: %w", db.path, err)
-			}
 			return
 		}
 	}
@@ -191,7 +188,7 @@ func (db *DB) checkInPlace() error {
 	return nil
 }
 
-// writer is the connection that writes. Only the committer uses it.
+// writer is the connection that writes. Only the committer uses it; Close closes it after that.
 type writer struct {
 	*conn
 	begin, commit, rollback *statement
