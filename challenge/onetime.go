@@ -70,6 +70,10 @@ type Binding struct {
 	AnyNames bool
 }
 
+// retryWindow is how long after a challenge was spent the same request is admitted without a
+// record. After that its record has been pruned, and it must not get another certificate.
+const retryWindow = 24 * time.Hour
+
 // New returns a fresh challenge: 26 letters and digits, which every client can write into a CSR
 // and every profile can hold. If Limit is reached the error wraps [scep.ErrLimit].
 func (o *OneTime) New(ctx context.Context, b Binding) (scep.Secret, error) {
@@ -114,8 +118,8 @@ func (o *OneTime) Validate(ctx context.Context, req *scep.Request) error {
 	switch {
 	case c.Profile != req.Profile:
 		return refused("the challenge is for profile " + strconv.Quote(c.Profile))
-	case c.SpentBy == req.ID && c.SpentBy != "":
-		return nil // a retry, however late
+	case c.SpentBy == req.ID && c.SpentBy != "" && now.Sub(c.Spent) <= retryWindow:
+		return nil // a retry, after a crash: otherwise the record answers it
 	case c.SpentBy != "":
 		return refused("the challenge was spent by record " + string(c.SpentBy))
 	case !now.Before(c.Expires):

@@ -74,7 +74,9 @@ type Pruner interface {
 // What has been forgotten is as if it had never been: a CRL does not list it, a device that
 // polls is told that there is no such transaction, and a message that is sent again is a new
 // request. So Expired should be before now by [Renewal].Grace at least, and by as long as a CRL
-// is to list certificates that have ended; and the other times by Config.RetryWindow at least.
+// is to list certificates that have ended; and each of the times by Config.RetryWindow at least,
+// and by a day, for which challenge.OneTime admits the request that spent a challenge again. Of
+// clocks that differ, allow for the difference. Package depot has a Retention that does this.
 type PruneQuery struct {
 	Expired   time.Time // if not zero: records that are Signing, Issued or Revoked, and whose NotAfter is before it
 	Denied    time.Time // if not zero: records that are Denied, and whose Changed is before it

@@ -132,6 +132,9 @@ func (h *Handler) checkRenewed(ctx context.Context, out *outcome) error {
 		return nil
 	}
 	old, err := h.c.Depot.Get(ctx, out.rec.Renews)
+	if errors.Is(err, ErrNotFound) { // pruned: it had ended, and was there when the new one was written down
+		return nil
+	}
 	if err != nil {
 		return depotError("reading", out.rec.Renews, err)
 	}
