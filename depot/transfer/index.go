@@ -17,6 +17,7 @@ type entry struct {
 	revoked bool
 	at      time.Time
 	reason  scep.RevocationReason
+	stated  bool // there is a reason
 	serial  *big.Int
 	file    string
 	unclear error // what could not be read, and was made up for
@@ -52,6 +53,7 @@ func parseEntry(line string, now time.Time) (*entry, error) {
 	}
 	if e.revoked {
 		e.at, e.reason, ok = parseRevocation(fields[2])
+		e.stated = !ok || strings.Contains(fields[2], ",")
 		if !ok || e.at.After(now) {
 			e.at = now
 		}

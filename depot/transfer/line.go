@@ -112,7 +112,11 @@ func fromLine(data []byte) (rec *scep.Record, end int, err error) {
 	if l.End != nil {
 		return nil, *l.End, nil
 	}
-	for _, id := range append([]scep.ID{l.ID, l.Transaction}, l.RenewedBy...) {
+	ids := append([]scep.ID{l.ID, l.Transaction}, l.RenewedBy...)
+	if l.Renews != "" {
+		ids = append(ids, l.Renews)
+	}
+	for _, id := range ids {
 		if !id.Valid() {
 			return nil, 0, fmt.Errorf("%.80q is not an ID", string(id))
 		}

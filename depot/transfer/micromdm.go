@@ -11,10 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/scepkit/scepkit/scep"
@@ -28,18 +30,29 @@ type MicroMDM struct {
 	// Profile is Config.Profile of the handler that is to know the devices.
 	Profile string
 
+	// KeepReplaced imports what index.txt calls revoked without a reason as if it were not. For
+	// micromdm calls every certificate revoked whose subject is, or ends with, that of one that
+	// it issued later, be it to another device, and tells nobody: where devices share a subject,
+	// most of them have such a certificate. "openssl ca -revoke" gives no reason either unless it
+	// is told one; after this import, revoke here what it has revoked. What an earlier import has
+	// made stays.
+	KeepReplaced bool
+
 	// Report, if not nil, is called with what could not be imported: a file, or a line of
 	// index.txt. It is not called by two goroutines at once.
 	Report func(name string, err error)
 }
 
 // ImportMicroMDM makes a record of each certificate in the folder of a micromdm/scep server, so
-// that its device can renew it, and get it, here. The handler must have the same CA. The folder
-// has index.txt, as "openssl ca" writes it, and files named for common name and serial number,
+// that its device can renew it, and get it, here. The handler must have the same CA; in its
+// Config.PastRA too, for devices that have kept its certificate and know of no RA. The folder has
+// index.txt, as "openssl ca" writes it, and files named for common name and serial number,
 // such as device-1.2.pem. It is only read; ca.key is not.
 //
-// What index.txt calls revoked is. (micromdm revokes what a device had before when it issues
-// another certificate to the same subject; it gives no reason, and the time without its zone.)
+// What index.txt calls revoked is; but see KeepReplaced. (micromdm revokes what a device had before
+// when it issues another certificate to the same subject; it gives no reason, and the time without
+// its zone.) A file that is not there under its name, as where a system could not have all of its
+// characters, is looked for by its serial number.
 //
 // It returns how many records it created, or revoked, and how many it skipped since they were
 // there already: it can be called again after it was interrupted, or after more was issued or
@@ -60,7 +73,8 @@ func ImportMicroMDM(ctx context.Context, dir string, to scep.Depot, o MicroMDM, 
 	}
 	defer index.Close()
 
-	m := &micromdm{MicroMDM: o, root: root, to: to, now: time.Now(), tally: tally{progress: progress, report: o.Report}}
+	m := &micromdm{MicroMDM: o, root: root, to: to, now: time.Now(), tally: tally{progress: progress, report: o.Report}, other: make(map[string]bool)}
+	m.files = sync.OnceValues(m.list)
 	in := newLines(index)
 	type numbered struct {
 		n    int
@@ -84,10 +98,21 @@ type micromdm struct {
 	to    scep.Depot
 	now   time.Time
 	tally tally
+
+	files func() (map[string][]string, error) // in the folder, by serial number
+
+	mu    sync.Mutex
+	other map[string]bool // files that were imported and have another number in their names
 }
 
 // line imports the certificate of one line of index.txt. An error is one of the depot.
 func (m *micromdm) line(ctx context.Context, n int, line string) error {
+	if n == 1 {
+		line = strings.TrimPrefix(line, "\ufeff") // from an editor
+	}
+	if strings.TrimSpace(line) == "" || line[0] == '#' {
+		return nil
+	}
 	e, err := parseEntry(line, m.now)
 	if err != nil {
 		m.tally.problem(fmt.Sprintf("index.txt, line %d", n), err)
@@ -109,7 +134,7 @@ func (m *micromdm) line(ctx context.Context, n int, line string) error {
 		State: scep.Issued, Issuer: cert.RawIssuer, Serial: serial, Certificate: cert.Raw, NotAfter: cert.NotAfter,
 		Created: cert.NotBefore, Changed: m.now,
 	}
-	if e.revoked {
+	if e.revoked && (e.stated || !m.KeepReplaced) {
 		rec.State, rec.Revoked, rec.RevocationReason = scep.Revoked, e.at, int(e.reason)
 	}
 	changed, err := m.put(ctx, rec)
@@ -162,9 +187,32 @@ func (m *micromdm) put(ctx context.Context, rec *scep.Record) (bool, error) {
 	}
 }
 
-// certificate reads the certificate of an entry and makes sure that it is the one.
+// certificate reads the certificate of an entry, under its name or another.
 func (m *micromdm) certificate(e *entry) (*x509.Certificate, error) {
-	f, err := m.root.Open(e.file)
+	cert, err := m.read(e, e.file)
+	var path *fs.PathError
+	if errors.As(err, &path) { // for some names, not only fs.ErrNotExist
+		all, listing := m.files()
+		if listing != nil {
+			return nil, listing
+		}
+		for _, name := range all[e.serial.String()] {
+			if found, err := m.read(e, name); err == nil {
+				return found, nil
+			}
+		}
+	}
+	if number, ok := serialOf(e.file); err == nil && (!ok || number.Cmp(e.serial) != 0) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.other[e.file] = true
+	}
+	return cert, err
+}
+
+// read reads the certificate in a file and makes sure that it is that of the entry.
+func (m *micromdm) read(e *entry, name string) (*x509.Certificate, error) {
+	f, err := m.root.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -198,6 +246,32 @@ func (m *micromdm) certificate(e *entry) (*x509.Certificate, error) {
 // unlisted reports the certificates in the folder that are not in the depot, as they would be
 // if index.txt had them.
 func (m *micromdm) unlisted(ctx context.Context) error {
+	return m.walk(func(name string, serial *big.Int) error {
+		if m.tally.bad[name] || m.other[name] {
+			return nil
+		}
+		_, err := m.to.GetSerial(ctx, m.CA.RawSubject, serial)
+		if errors.Is(err, scep.ErrNotFound) {
+			m.tally.problem(name, errors.New("is not in index.txt"))
+		} else if err != nil {
+			return fmt.Errorf("transfer: looking up certificate %x: %w", serial, err)
+		}
+		return nil
+	})
+}
+
+// list returns the names of certificates in the folder by the serial numbers in them.
+func (m *micromdm) list() (map[string][]string, error) {
+	all := make(map[string][]string)
+	err := m.walk(func(name string, serial *big.Int) error {
+		all[serial.String()] = append(all[serial.String()], name)
+		return nil
+	})
+	return all, err
+}
+
+// walk calls f for each file that is named as a certificate is.
+func (m *micromdm) walk(f func(name string, serial *big.Int) error) error {
 	dir, err := m.root.Open(".")
 	if err != nil {
 		return fmt.Errorf("transfer: %w", err)
@@ -205,16 +279,11 @@ func (m *micromdm) unlisted(ctx context.Context) error {
 	defer dir.Close()
 	for {
 		some, err := dir.ReadDir(1000)
-		for _, f := range some {
-			serial, ok := serialOf(f.Name())
-			if !ok || m.tally.bad[f.Name()] {
-				continue
-			}
-			_, err := m.to.GetSerial(ctx, m.CA.RawSubject, serial)
-			if errors.Is(err, scep.ErrNotFound) {
-				m.tally.problem(f.Name(), errors.New("is not in index.txt"))
-			} else if err != nil {
-				return fmt.Errorf("transfer: looking up certificate %x: %w", serial, err)
+		for _, file := range some {
+			if serial, ok := serialOf(file.Name()); ok {
+				if err := f(file.Name(), serial); err != nil {
+					return err
+				}
 			}
 		}
 		if err == io.EOF {

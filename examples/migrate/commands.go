@@ -71,6 +71,7 @@ func (c *command) micromdm(ctx context.Context, args []string) error {
 	into := c.flags.String("into", "", "database `file`")
 	ca := c.flags.String("ca", "", "PEM `file` with the CA's certificate")
 	profile := c.flags.String("profile", "", "Config.Profile of the `handler` that is to know the devices")
+	keep := c.flags.Bool("keep-replaced", false, "import what is revoked without a reason, as micromdm does when it issues another certificate\nto the same subject, as not revoked")
 	if err := c.parse(args, 0, "from", "into", "ca"); err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (c *command) micromdm(ctx context.Context, args []string) error {
 		return err
 	}
 	n, skipped, err := transfer.ImportMicroMDM(ctx, *from, db, transfer.MicroMDM{
-		CA: cert, Profile: *profile,
+		CA: cert, Profile: *profile, KeepReplaced: *keep,
 		Report: func(name string, err error) { fmt.Fprintf(c.stderr, "%q: %v\n", name, err) },
 	}, c.progress("done"))
 	fmt.Fprintf(c.stdout, "imported: %d, there already: %d\n", n, skipped)

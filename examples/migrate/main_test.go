@@ -133,6 +133,28 @@ func TestMicroMDM(t *testing.T) {
 	if _, stderr, err := migrate(t, dir, args); err == nil || !strings.Contains(stderr, "device.2.pem") || !strings.Contains(stderr, "device.3.pem") {
 		t.Errorf("with damage: %v\n%s", err, stderr)
 	}
+
+	// A certificate that another has replaced, as it is and as if it were not.
+	if err := os.Rename(filepath.Join(dir, "device.3.pem"), filepath.Join(dir, "device.2.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "index.txt"), []byte("R\t270101000000Z\t260101000000Z\t02\tdevice.2.pem\t/CN=device\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]scep.State{"revoked.db": scep.Revoked, "kept.db -keep-replaced": scep.Issued} {
+		file, flag, _ := strings.Cut(name, " ")
+		if _, stderr, err := migrate(t, dir, "micromdm -from DIR -into DIR/"+file+" -ca DIR/ca.pem "+flag); err != nil {
+			t.Fatalf("%v\n%s", err, stderr)
+		}
+		db, err := sqlite.Open(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		if rec, err := db.GetSerial(t.Context(), ca.Certificate().RawSubject, big.NewInt(2)); err != nil || rec.State != want {
+			t.Errorf("%s: %v, %v", name, rec, err)
+		}
+	}
 }
 
 func TestUsage(t *testing.T) {
