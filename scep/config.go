@@ -71,7 +71,7 @@ type Config struct {
 	// (ECDSA, Ed25519). Otherwise they are refused. The reply to PKCSReq and RenewalReq is
 	// encrypted with the challenge password of the CSR (RFC 8894, 3.1; RFC 5652, 6.2.4), so a
 	// request without one is refused, also a renewal. While it waits, such a client sends its
-	// request again: a poll brings no password, and none is kept.
+	// request again: a poll brings no password, and none is kept. Only a [Preparer] knows it.
 	//
 	// Whoever records a reply can try guesses at its password at leisure. Turn this on only
 	// where challenges are long and random, best those of challenge.OneTime, which are spent by

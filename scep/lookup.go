@@ -18,7 +18,7 @@ func (h *Handler) poll(ctx context.Context, in *inbound) (*outcome, error) {
 	if err != nil {
 		return nil, fmt.Errorf("scep: looking up a transaction: %w", err)
 	}
-	if err := in.checkPoll(rec); err != nil {
+	if err := h.checkPoll(ctx, in, rec); err != nil {
 		return nil, err
 	}
 	return h.resume(ctx, rec, Secret{})

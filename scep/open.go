@@ -59,9 +59,10 @@ type inbound struct {
 	hash    crypto.Hash      // of the reply
 	cipher  cms.Cipher       // of the reply
 
-	csr    *parsedCSR // of RenewalReq and PKCSReq; verified
-	issuer []byte     // of GetCert and GetCRL: DER of Name
-	serial *big.Int   // likewise
+	csr      *parsedCSR // of RenewalReq and PKCSReq; verified
+	password Secret     // of CertPoll, to encrypt the reply with, if the signer cannot decrypt
+	issuer   []byte     // of GetCert and GetCRL: DER of Name
+	serial   *big.Int   // likewise
 }
 
 // errNoReply is wrapped by errors after which there is nobody to send a CertRep to.

@@ -15,7 +15,8 @@ import (
 
 // A Preparer is a [Challenge] that knows the challenge password of a request before that is
 // opened. With [Config].PasswordRecipients it opens requests that are encrypted with the challenge
-// password itself (RFC 8894, 3.1), which clients send that cannot encrypt to an RSA key.
+// password itself (RFC 8894, 3.1), which clients send that cannot encrypt to an RSA key, and answers
+// polls of clients that cannot decrypt.
 type Preparer interface {
 	// Prepare returns the challenge password for what the holder of signer asks for under this
 	// profile and transaction ID; nobody has judged any of the three. [ErrNotFound] if there is
@@ -53,10 +54,18 @@ func (in *inbound) checkPassword() error {
 }
 
 // checkPoll refuses a poll for a certificate that is there, or soon will be, where only the request
-// itself brings the password to encrypt it with. Nothing keeps that.
-func (in *inbound) checkPoll(rec *Record) error {
+// itself brings the password to encrypt it with: nothing keeps that, but a Preparer may know it. One
+// that nobody has asked about a renewal may know another than was in that.
+func (h *Handler) checkPoll(ctx context.Context, in *inbound, rec *Record) error {
 	if in.canDecrypt() || rec.State != Signing && rec.State != Issued {
 		return nil
+	}
+	if p, ok := h.c.Challenge.(Preparer); ok && (rec.Renews == "" || h.c.Renewal.Challenge) {
+		secret, err := h.prepare(ctx, p, in)
+		if err != nil || !secret.Empty() {
+			in.password = secret
+			return err
+		}
 	}
 	return refuse(BadRequest, ReasonAlgorithm, "send the request again in place of a poll: the reply is encrypted with its challenge password", nil)
 }
@@ -67,10 +76,26 @@ func (in *inbound) encrypt(content []byte) ([]byte, error) {
 	if in.canDecrypt() {
 		return cms.Encrypt(content, in.cipher, in.msg.Signer, in.signer)
 	}
-	if in.csr == nil {
+	secret := in.password
+	if in.csr != nil {
+		secret = in.csr.secret
+	}
+	if secret.Empty() {
 		return nil, errors.New("scep: no password to encrypt the reply with")
 	}
-	return cms.EncryptPassword(content, in.cipher, []byte(in.csr.secret.Reveal()))
+	return cms.EncryptPassword(content, in.cipher, []byte(secret.Reveal()))
+}
+
+// prepare asks p for a password, which is empty if there is none. An error means that it could not tell.
+func (h *Handler) prepare(ctx context.Context, p Preparer, in *inbound) (Secret, error) {
+	secret, err := p.Prepare(ctx, h.c.Profile, string(in.msg.TransactionID), in.signer)
+	if errors.Is(err, ErrNotFound) {
+		return Secret{}, nil
+	}
+	if err != nil {
+		return Secret{}, fmt.Errorf("scep: preparing to open a request: %v", err) // not a refusal, whatever it wraps
+	}
+	return secret, nil
 }
 
 // passwordRecipient returns the recipient that a challenge password opens, if requests may have one.
@@ -99,12 +124,12 @@ func (h *Handler) checkPasswordRecipient(r *cms.PasswordRecipient) error {
 // unwrapPassword returns the content-encryption key, or a random one if the password is wrong or
 // there is none. An error means that the challenge could not tell.
 func (h *Handler) unwrapPassword(ctx context.Context, in *inbound, e *envelope) (key []byte, err error) {
-	secret, err := h.c.Challenge.(Preparer).Prepare(ctx, h.c.Profile, string(in.msg.TransactionID), in.signer)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return nil, fmt.Errorf("scep: preparing to open a request: %v", err) // not a refusal, whatever it wraps
+	secret, err := h.prepare(ctx, h.c.Challenge.(Preparer), in)
+	if err != nil {
+		return nil, err
 	}
 	password := secret.Reveal()
-	if err != nil || password == "" {
+	if password == "" {
 		password = rand.Text() // that nobody knows
 	}
 	// What this costs is for the client to say, so it waits its turn as for a private key.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"os"
@@ -28,7 +29,7 @@ func ed25519Key(t *testing.T) ed25519.PrivateKey {
 
 // signers are keys that cannot decrypt.
 func signers(t *testing.T) map[string]crypto.Signer {
-	return map[string]crypto.Signer{"P-256": sceptest.P256(), "P-384": sceptest.P384(), "Ed25519": ed25519Key(t)}
+	return map[string]crypto.Signer{"P-256": sceptest.P256(), "P-384": sceptest.P384(), "P-521": ecKey(t, elliptic.P521()), "Ed25519": ed25519Key(t)}
 }
 
 // TestPasswordReply enrols devices that cannot decrypt. What they lost they get again, without a
