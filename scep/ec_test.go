@@ -3,7 +3,6 @@ package scep_test
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/scepkit/scepkit/backend/file"
 	"github.com/scepkit/scepkit/challenge"
 	"github.com/scepkit/scepkit/depot/sqlite"
 	"github.com/scepkit/scepkit/scep"
@@ -27,15 +27,27 @@ func ecKey(t *testing.T, curve elliptic.Curve) *ecdsa.PrivateKey {
 	return key
 }
 
-// TestECIssuers has CAs that cannot decrypt serve every kind of device by way of an RSA RA: first
+// TestECIssuers has CAs that cannot decrypt, made by openssl, serve every kind of device by way of an RSA RA: first
 // certificate and renewal, with requests by certificate and by password.
 func TestECIssuers(t *testing.T) {
 	t.Parallel()
-	for name, key := range map[string]crypto.Signer{"P-256": ecKey(t, elliptic.P256()), "P-384": ecKey(t, elliptic.P384()), "Ed25519": ed25519Key(t)} {
+	for name, args := range map[string][]string{
+		"P-256": {"-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"}, "P-384": {"-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"}, "Ed25519": {"-algorithm", "ed25519"},
+	} {
 		t.Run(name, func(t *testing.T) {
-			ca := sceptest.NewCA(t, key)
+			dir := t.TempDir()
+			openSSL(t, dir, append([]string{"genpkey", "-out", "ca.key"}, args...)...)
+			openSSL(t, dir, "req", "-x509", "-new", "-key", "ca.key", "-subj", "/CN=CA", "-days", "3650", "-out", "ca.pem", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
+			ca, err := file.Open(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ra, _, err := file.RA(t.Context(), ca, filepath.Join(dir, "ra"), file.RAOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
 			srv := sceptest.NewServer(t, scep.Config{
-				CA: ca, RA: sceptest.NewRA(t, ca), PasswordRecipients: true, Challenge: newPrepared(nil),
+				CA: ca, RA: ra, PasswordRecipients: true, Challenge: newPrepared(nil),
 				Renewal: scep.Renewal{On: true, Anytime: true}, Log: silent,
 			})
 			devices := signers(t)
@@ -60,15 +72,13 @@ func TestECIssuers(t *testing.T) {
 					issued = append(issued, r.Certificate, next.Certificate)
 				}
 			}
-			dir := t.TempDir()
-			write(t, dir, "ca.pem", pemOf(ca.Certificate()))
-			args := []string{"verify", "-CAfile", "ca.pem"}
+			verify := []string{"verify", "-CAfile", "ca.pem"}
 			for i, cert := range issued {
 				name := string(rune('a'+i)) + ".pem"
 				write(t, dir, name, pemOf(cert))
-				args = append(args, name)
+				verify = append(verify, name)
 			}
-			if out := openSSL(t, dir, args...); bytes.Count(out, []byte(": OK")) != len(issued) {
+			if out := openSSL(t, dir, verify...); bytes.Count(out, []byte(": OK")) != len(issued) {
 				t.Errorf("openssl: %s", out)
 			}
 		})
