@@ -2,6 +2,7 @@ package scep_test
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -85,6 +86,38 @@ func TestPruneOneTime(t *testing.T) {
 			prune(t, memory, scep.PruneQuery{Expired: c.before(24 * time.Hour), Denied: c.before(24 * time.Hour)}, 1)
 			wantFail(t, d.Send(t, m.Again()), scep.BadRequest, "")
 			wantNothingIssued(t, srv)
+		})
+	}
+}
+
+// TestPruneDuringRenewal forgets a certificate while its renewal is under way: that is refused, and
+// not asked to come back for ever.
+func TestPruneDuringRenewal(t *testing.T) {
+	for name, max := range map[string]int{"Update": 10, "Create": 10, "Create, any number": -1} {
+		t.Run(name, func(t *testing.T) {
+			var c clock
+			memory := new(depot.Memory)
+			var armed atomic.Bool
+			srv := sceptest.NewServer(t, scep.Config{
+				Depot: sceptest.Depot{Depot: memory, On: func(op string, _ *scep.Record) (bool, error) {
+					if strings.HasPrefix(name, op) && armed.Swap(false) {
+						prune(t, memory, scep.PruneQuery{Expired: c.now()}, 1)
+					}
+					return true, nil
+				}},
+				Policy: &scep.Profile{Validity: time.Hour}, Renewal: scep.Renewal{On: true, Grace: time.Hour, Max: max}, Time: c.now,
+			})
+			d := newConformer(srv)
+			old := d.Enroll(t)
+			c.moveOn(61 * time.Minute) // in its grace, which the pruning does not heed
+			r := renewal(d, old)
+			m := r.RenewalReq(t)
+			armed.Store(true)
+			first := r.Send(t, m)
+			if armed.Load() || first.StatusCode != 503 && first.Status != sceptest.StatusFailure {
+				t.Errorf("answer is %v", first)
+			}
+			wantFail(t, r.Send(t, m.Again()), scep.BadRequest, "the certificate that signed the message was not issued here")
 		})
 	}
 }

@@ -54,6 +54,8 @@ func (h *Handler) ownCertificate(ctx context.Context, signer *cms.Certificate) (
 	return &owned{cert, rec}, nil
 }
 
+const notIssuedHere = "the certificate that signed the message was not issued here"
+
 // checkRenewal holds a message to the rules of Config.Renewal and returns the certificate
 // that is renewed.
 func (h *Handler) checkRenewal(ctx context.Context, in *inbound, now time.Time) (*owned, error) {
@@ -63,7 +65,7 @@ func (h *Handler) checkRenewal(ctx context.Context, in *inbound, now time.Time) 
 		return nil, err
 	}
 	if old == nil {
-		return nil, refuse("the certificate that signed the message was not issued here")
+		return nil, refuse(notIssuedHere)
 	}
 	rule, life := h.c.Renewal, old.cert.NotAfter.Sub(old.cert.NotBefore)
 	window := rule.Window
@@ -179,6 +181,9 @@ func checkRenewedNames(old, next *x509.Certificate) error {
 // renewed returns the certificate of the record that a renewal renews.
 func (h *Handler) renewed(ctx context.Context, id ID) (*x509.Certificate, error) {
 	rec, err := h.c.Depot.Get(ctx, id)
+	if errors.Is(err, ErrNotFound) { // pruned meanwhile
+		return nil, refuse(BadRequest, ReasonRenewal, notIssuedHere, nil)
+	}
 	if err != nil {
 		return nil, depotError("reading", id, err)
 	}
