@@ -66,6 +66,20 @@ func TestConformancePWR(t *testing.T) {
 				m.Envelope.Cipher = sceptest.AES256
 			},
 		}, ok)
+		// Besides recipients that are others', or of no use.
+		good, useless := sceptest.Recipient{Password: &sceptest.Password{Secret: sceptest.Secret}}, sceptest.Recipient{Password: &sceptest.Password{Said: 1 << 31}}
+		bends(t, ec, map[string]bend{
+			"a stranger's certificate": func(m *sceptest.Message) {
+				m.Envelope.Recipients = []sceptest.Recipient{{Certificate: sceptest.NewCA(t).Certificate()}, good}
+			},
+			"our certificate": func(m *sceptest.Message) {
+				m.Envelope.Recipients = []sceptest.Recipient{good, m.Envelope.Recipients[0]}
+			},
+			"our certificate and another password": func(m *sceptest.Message) {
+				m.Envelope.Recipients = append(m.Envelope.Recipients, sceptest.Recipient{Password: &sceptest.Password{Secret: "other"}})
+			},
+			"too many rounds": func(m *sceptest.Message) { m.Envelope.Recipients = []sceptest.Recipient{useless, good} },
+		}, ok)
 		d := ecDevice(ec, sceptest.P256(), "EC by PWRI")
 		m := d.PKCSReq(t)
 		byPassword(sceptest.Password{Secret: sceptest.Secret})(m)

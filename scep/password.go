@@ -98,13 +98,19 @@ func (h *Handler) prepare(ctx context.Context, p Preparer, in *inbound) (Secret,
 	return secret, nil
 }
 
-// passwordRecipient returns the recipient that a challenge password opens, if requests may have one.
+// passwordRecipient returns the recipient that a challenge password opens, if requests may have one:
+// the first whose algorithms are allowed, or just the first.
 func (h *Handler) passwordRecipient(in *inbound, env *cms.Envelope) *cms.PasswordRecipient {
 	if _, ok := h.c.Challenge.(Preparer); !ok || !h.c.PasswordRecipients || len(env.Passwords) == 0 {
 		return nil
 	}
 	switch in.kind {
 	case pkcsReq, renewalReq, certPoll: // the last is not opened
+		for i := range env.Passwords {
+			if h.checkPasswordRecipient(&env.Passwords[i]) == nil {
+				return &env.Passwords[i]
+			}
+		}
 		return &env.Passwords[0]
 	}
 	return nil
