@@ -3,6 +3,9 @@ package scep
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/x509"
 	"errors"
 	"slices"
@@ -88,11 +91,26 @@ func (h *Handler) issuerOf(cert *x509.Certificate) *authority {
 			len(cert.AuthorityKeyId) > 0 && len(by.SubjectKeyId) > 0 && !bytes.Equal(cert.AuthorityKeyId, by.SubjectKeyId) {
 			continue
 		}
-		if cert.CheckSignatureFrom(by) == nil {
+		err := cert.CheckSignatureFrom(by)
+		if errors.As(err, new(x509.InsecureAlgorithmError)) {
+			// An import from an old server may have such a one. It is in the depot, byte for byte.
+			err = checkSHA1(cert, by.PublicKey)
+		}
+		if err == nil {
 			return a
 		}
 	}
 	return nil
+}
+
+// checkSHA1 verifies a signature of cert that was made with SHA-1, which crypto/x509 does not.
+func checkSHA1(cert *x509.Certificate, key crypto.PublicKey) error {
+	pub, ok := key.(*rsa.PublicKey)
+	if !ok || cert.SignatureAlgorithm != x509.SHA1WithRSA {
+		return errors.ErrUnsupported
+	}
+	sum := sha1.Sum(cert.RawTBSCertificate)
+	return rsa.VerifyPKCS1v15(pub, crypto.SHA1, sum[:], cert.Signature)
 }
 
 // authorityOf returns the CA that a record was written down for, or nil if that is none of ours.

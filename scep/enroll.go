@@ -239,6 +239,7 @@ func (h *Handler) template(ctx context.Context, req *Request, rec *Record, a *au
 	if !t.NotAfter.After(t.NotBefore) || !t.NotAfter.After(now) {
 		return fmt.Errorf("scep: template is valid from %s to %s", t.NotBefore.Format(time.RFC3339), t.NotAfter.Format(time.RFC3339))
 	}
+	t.RawSubject = renewedSubject(req, t.RawSubject)
 	serial := newSerial()
 	if p, ok := h.c.CRL.(interface {
 		DistributionPoints([]byte, *big.Int) []string

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"math/big"
@@ -152,6 +153,20 @@ func (h *Handler) unissued(ctx context.Context, renewals []ID, check func() erro
 		}
 	}
 	return -1, nil
+}
+
+// renewedSubject returns the subject for a template: that of the certificate which is renewed, if it
+// is what a server that is written in Go, as micromdm/scep, makes of the subject in the CSR: in an
+// order of its own, and without attributes that crypto/x509/pkix does not know. The device asks for
+// what it asked for then. Otherwise it is as the policy has it.
+func renewedSubject(req *Request, subject []byte) []byte {
+	if req.Renews == nil || !bytes.Equal(subject, req.CSR.RawSubject) || sameName(req.Renews.RawSubject, subject) {
+		return subject
+	}
+	if der, err := asn1.Marshal(req.CSR.Subject.ToRDNSequence()); err != nil || !sameName(req.Renews.RawSubject, der) {
+		return subject
+	}
+	return req.Renews.RawSubject
 }
 
 // checkRenewedNames holds what the policy made of a renewal to the names of the certificate

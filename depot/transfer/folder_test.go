@@ -3,12 +3,18 @@ package transfer_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/scepkit/scepkit/depot"
 	"github.com/scepkit/scepkit/depot/transfer"
@@ -145,5 +151,72 @@ func TestMicroMDMCancelled(t *testing.T) {
 	}
 	if n, skipped, err := transfer.ImportMicroMDM(t.Context(), f.dir, to, problems{}.options(ca), nil); n+skipped != 20 || err != nil {
 		t.Errorf("again: %d, %d skipped, %v", n, skipped, err)
+	}
+}
+
+// TestMicroMDMSubjects renews certificates whose subject is not quite that of the CSR, because
+// micromdm writes names in its own order, without what it does not know; and one that is signed
+// with SHA-1, because the CSR was.
+func TestMicroMDMSubjects(t *testing.T) {
+	type rdn = sceptest.RDN
+	ou, email := asn1.ObjectIdentifier{2, 5, 4, 11}, asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
+	attribute := func(id asn1.ObjectIdentifier, value string) rdn {
+		return rdn{{Type: id, Tag: sceptest.TagUTF8String, Value: value}}
+	}
+	names := []rdn{
+		attribute(asn1.ObjectIdentifier{2, 5, 4, 6}, "DE"), attribute(asn1.ObjectIdentifier{2, 5, 4, 8}, "Hessen"),
+		attribute(asn1.ObjectIdentifier{2, 5, 4, 7}, "Kassel"), attribute(asn1.ObjectIdentifier{2, 5, 4, 10}, "Größe & Söhne"),
+		attribute(ou, "b"), attribute(ou, "a"), attribute(sceptest.OIDCommonName, "device"), attribute(email, "device@example.com"),
+	}
+	asked := sceptest.Name(names...)
+	ca := sceptest.NewCA(t)
+	f := newFolder(t, ca)
+	csr, err := x509.ParseCertificateRequest(sceptest.CSR{Key: sceptest.RSA(1), Subject: asked}.DER())
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: csr.Subject, SignatureAlgorithm: x509.SHA1WithRSA,
+		NotBefore: time.Now().Add(-10 * time.Minute), NotAfter: time.Now().AddDate(0, 0, 5),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, ca.Certificate(), sceptest.RSA(1).Public(), ca.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.write(t, "device.2.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	f.write(t, "index.txt", []byte("V\t270101000000Z\t\t02\tdevice.2.pem\t/C=DE/ST=Hessen/L=Kassel/O=Größe & Söhne/OU=b/CN=device\n"))
+	db, p := open(t), problems{}
+	if n, _, err := transfer.ImportMicroMDM(t.Context(), f.dir, db, p.options(ca), nil); n != 1 || err != nil {
+		t.Fatalf("%d, %v; %v", n, err, p)
+	}
+
+	srv := sceptest.NewServer(t, scep.Config{CA: ca, Depot: db, Renewal: scep.Renewal{On: true, Anytime: true}})
+	d := srv.Device(0).As(old, sceptest.RSA(1))
+	d.Key = sceptest.RSA(2)
+	renew := func(subject []byte) *sceptest.Reply {
+		t.Helper()
+		d.Subject = subject
+		return d.Send(t, d.RenewalReq(t))
+	}
+	for name, subject := range map[string][]byte{"as asked the first time": asked, "as in the certificate": old.RawSubject} {
+		if r := renew(subject); r.Certificate == nil || !bytes.Equal(r.Certificate.RawSubject, old.RawSubject) {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+	for name, subject := range map[string][]byte{
+		"another name": sceptest.Name(attribute(sceptest.OIDCommonName, "other")),
+		"less":         sceptest.Name(attribute(sceptest.OIDCommonName, "device")),
+		"more":         sceptest.Name(append(names, attribute(asn1.ObjectIdentifier{2, 5, 4, 10}, "Boss"))...),
+	} {
+		if r := renew(subject); r.Certificate != nil {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+	if r := d.Send(t, d.GetCert(t, old.RawIssuer, old.SerialNumber)); r.Certificate == nil || !r.Certificate.Equal(old) {
+		t.Errorf("GetCert: %v", r)
 	}
 }

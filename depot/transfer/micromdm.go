@@ -3,6 +3,9 @@ package transfer
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
@@ -237,10 +240,22 @@ func (m *micromdm) read(e *entry, name string) (*x509.Certificate, error) {
 	case cert.IsCA:
 		return nil, errors.New("is the certificate of a CA")
 	}
-	if err := cert.CheckSignatureFrom(m.CA); err != nil {
+	if err := checkSignature(cert, m.CA); err != nil {
 		return nil, fmt.Errorf("was not issued by %q: %w", m.CA.Subject, err)
 	}
 	return cert, nil
+}
+
+// checkSignature reports why ca did not sign cert. micromdm signs as the CSR was signed, also with
+// SHA-1, which crypto/x509 does not verify: to say which certificates there are that is good enough.
+func checkSignature(cert, ca *x509.Certificate) error {
+	err := cert.CheckSignatureFrom(ca)
+	key, ok := ca.PublicKey.(*rsa.PublicKey)
+	if cert.SignatureAlgorithm != x509.SHA1WithRSA || !ok || !errors.As(err, new(x509.InsecureAlgorithmError)) {
+		return err
+	}
+	sum := sha1.Sum(cert.RawTBSCertificate)
+	return rsa.VerifyPKCS1v15(key, crypto.SHA1, sum[:], cert.Signature)
 }
 
 // unlisted reports the certificates in the folder that are not in the depot, as they would be
