@@ -14,6 +14,7 @@ package transfer
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -120,10 +121,15 @@ func Import(ctx context.Context, r io.Reader, to scep.Depot, progress func(n int
 			if ended = true; end != read {
 				return nil, fmt.Errorf("transfer: line %d: there should be %d records, and there are %d", in.n, end, read)
 			}
-			if data, err := in.next(); err != io.EOF {
-				return nil, fmt.Errorf("transfer: line %d: %.20q comes after the last one", in.n, data)
+			for {
+				data, err := in.next()
+				if err != nil {
+					return nil, err
+				}
+				if len(bytes.TrimSpace(data)) > 0 {
+					return nil, fmt.Errorf("transfer: line %d: %.20q comes after the last one", in.n, data)
+				}
 			}
-			return nil, io.EOF
 		}
 		read++
 		return rec, nil

@@ -161,6 +161,7 @@ func TestImportRefuses(t *testing.T) {
 		"goes on":       {data + lines[1], "comes after the last"},
 		"unknown field": {strings.Replace(data, `"state"`, `"more":1,"state"`, 1), "more"},
 		"state":         {strings.Replace(data, `"issued"`, `"odd"`, 1), "no state"},
+		"renews":        {strings.Replace(data, `"state"`, `"renews":"..","state"`, 1), "not an ID"},
 		"serial":        {strings.Replace(data, `"serial":"`, `"serial":"x`, 1), "serial number"},
 		"ID":            {strings.Replace(data, `"id":"`, `"id":"..`, 1), "not an ID"},
 		"blank line":    {lines[0] + "\n" + strings.Join(lines[1:], ""), "line 2"},
@@ -170,6 +171,16 @@ func TestImportRefuses(t *testing.T) {
 		if _, _, err := transfer.Import(t.Context(), strings.NewReader(tt.data), new(depot.Memory), nil); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", name, err, tt.want)
 		}
+	}
+}
+
+// What went through Windows is as good as before.
+func TestImportWindows(t *testing.T) {
+	from := new(depot.Memory)
+	fill(t, from, []*scep.Record{record(1), record(2)})
+	data := strings.ReplaceAll(export(t, from)+"\n", "\n", "\r\n")
+	if n, skipped, err := transfer.Import(t.Context(), strings.NewReader(data), new(depot.Memory), nil); n != 2 || skipped != 0 || err != nil {
+		t.Errorf("%d, %d skipped, %v", n, skipped, err)
 	}
 }
 
