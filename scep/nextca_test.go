@@ -3,6 +3,7 @@ package scep_test
 import (
 	"context"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"net/http"
@@ -120,6 +121,15 @@ func TestNextCAAtTheEnd(t *testing.T) {
 	}
 }
 
+// withoutKeyID returns a CA whose certificate has no subjectKeyIdentifier, all under one name.
+func withoutKeyID(t *testing.T, ca *scep.Identity) *scep.Identity {
+	t.Helper()
+	return reissue(t, ca, func(c *x509.Certificate) {
+		c.IsCA, c.BasicConstraintsValid, c.SubjectKeyId, c.RawSubject, c.Subject = false, false, nil, nil, pkix.Name{CommonName: "CA"}
+		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}}}
+	})
+}
+
 func TestNewNext(t *testing.T) {
 	ca, next := sceptest.NewCA(t), newNext(t)
 	ra := sceptest.NewRA(t, ca)
@@ -141,17 +151,23 @@ func TestNewNext(t *testing.T) {
 		"has issuer and serial number of another": {Next: changed(func(c *x509.Certificate) {
 			c.RawSubject, c.SerialNumber = ca.Certificate().RawSubject, ca.Certificate().SerialNumber
 		})},
-		"Config.PastCA[1]: is nil":                 {PastCA: []scep.CA{next, none}},
-		"Config.PastCA[0]: certificate":            {PastCA: []scep.CA{ra}},
-		"Config.PastRA[0]: is nil":                 {PastRA: []*scep.Identity{nil}},
-		"Config.PastRA[0]: certificate":            {PastRA: []*scep.Identity{{Certificates: next.Certificates}}},
-		"":                                         {Next: none, PastCA: []scep.CA{next}, PastRA: []*scep.Identity{ca, next, ra}},
-		"\x00not valid yet":                        {Next: changed(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) })},
-		"\x00past, expired":                        {PastCA: []scep.CA{changed(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })}},
-		"\x00next CA known by its certificate":     {Next: &scep.Identity{Certificates: next.Certificates}},
-		"\x00same key, same name, new certificate": {Next: reissue(t, ca, func(c *x509.Certificate) { c.SerialNumber = next.Certificate().SerialNumber })},
+		"Config.Next: certificate \"CN=CA\" has name and subjectKeyIdentifier () of another CA": {CA: withoutKeyID(t, ca), Next: withoutKeyID(t, next)},
+		"Config.PastCA[0]: certificate \"CN=CA\" has name":                                      {CA: withoutKeyID(t, ca), PastCA: []scep.CA{withoutKeyID(t, next)}},
+		"Config.PastRA[0]: certificate \"CN=CA\" has name":                                      {CA: withoutKeyID(t, ca), PastRA: []*scep.Identity{withoutKeyID(t, next)}},
+		"\x00one without a key identifier":                                                      {CA: withoutKeyID(t, ca), Next: reissue(t, next, func(c *x509.Certificate) { c.RawSubject = withoutKeyID(t, ca).Certificate().RawSubject })},
+		"Config.PastCA[1]: is nil":                                                              {PastCA: []scep.CA{next, none}},
+		"Config.PastCA[0]: certificate":                                                         {PastCA: []scep.CA{ra}},
+		"Config.PastRA[0]: is nil":                                                              {PastRA: []*scep.Identity{nil}},
+		"Config.PastRA[0]: certificate":                                                         {PastRA: []*scep.Identity{{Certificates: next.Certificates}}},
+		"":                                                                                      {Next: none, PastCA: []scep.CA{next}, PastRA: []*scep.Identity{ca, next, ra}},
+		"\x00not valid yet":                                                                     {Next: changed(func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) })},
+		"\x00past, expired":                                                                     {PastCA: []scep.CA{changed(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })}},
+		"\x00next CA known by its certificate":                                                  {Next: &scep.Identity{Certificates: next.Certificates}},
+		"\x00same key, same name, new certificate":                                              {Next: reissue(t, ca, func(c *x509.Certificate) { c.SerialNumber = next.Certificate().SerialNumber })},
 	} {
-		c.CA, c.Log = ca, silent
+		if c.Log = silent; c.CA == nil {
+			c.CA = ca
+		}
 		filled := sceptest.Fill(t, scep.Config{CA: ca, Log: silent})
 		c.Depot, c.Challenge = filled.Depot, filled.Challenge
 		_, err := scep.New(c)

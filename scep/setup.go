@@ -80,6 +80,8 @@ func (s *setup) upcoming(ctx context.Context) error {
 		err = errors.New("is Config.CA")
 	case c.Time().After(a.cert().NotAfter):
 		err = checkDates(a.cert(), c.Time())
+	default:
+		err = s.distinct(a)
 	}
 	if err != nil {
 		return fieldError("Next", err)
@@ -124,10 +126,12 @@ func (s *setup) past(ctx context.Context) error {
 			return fieldError(field, errors.New("is nil"))
 		}
 		a, err := newAuthority(ctx, ca, s.keys, true)
+		if err == nil {
+			err = s.addPast(a)
+		}
 		if err != nil {
 			return fieldError(field, err)
 		}
-		s.addPast(a)
 	}
 	for i, id := range c.PastRA {
 		field := fmt.Sprintf("PastRA[%d]", i)
@@ -138,7 +142,9 @@ func (s *setup) past(ctx context.Context) error {
 			return fieldError(field, err)
 		}
 		if checkCA(id.Certificates) == nil {
-			s.addPast(&authority{ca: id, chain: id.Certificates, gate: s.keys.gate(id)})
+			if err := s.addPast(&authority{ca: id, chain: id.Certificates, gate: s.keys.gate(id)}); err != nil {
+				return fieldError(field, err)
+			}
 		}
 		of := h.now()
 		for _, a := range h.cas {
@@ -160,13 +166,25 @@ func (s *setup) past(ctx context.Context) error {
 }
 
 // addPast adds a, unless there is one like it.
-func (s *setup) addPast(a *authority) {
+func (s *setup) addPast(a *authority) error {
 	if slices.ContainsFunc(s.h.cas, func(b *authority) bool { return b.cert().Equal(a.cert()) }) {
-		return
+		return nil
 	}
 	a.past = true
 	s.h.cas = append(s.h.cas, a)
 	s.h.ownKeys = append(s.h.ownKeys, a.cert().PublicKey)
+	return s.distinct(a)
+}
+
+// distinct reports whether what names a as its issuer could mean another CA with another key.
+func (s *setup) distinct(a *authority) error {
+	for _, b := range s.h.cas {
+		if bytes.Equal(a.cert().RawSubject, b.cert().RawSubject) && bytes.Equal(a.cert().SubjectKeyId, b.cert().SubjectKeyId) && !a.same(b) {
+			return fmt.Errorf("certificate %q has name and subjectKeyIdentifier (%x) of another CA, with another key: certificates would not say which of them issues; have it issued with a subjectKeyIdentifier of its own",
+				a.cert().Subject, a.cert().SubjectKeyId)
+		}
+	}
+	return nil
 }
 
 // warn logs that ra, if there is one, has a certificate that ca did not issue.
