@@ -19,8 +19,9 @@ import (
 //
 // It is signed as replies are: by the RA or the Responder, if there is one, in place of the CA.
 // jscep and xipki compare the signer with who signs replies, and sscep takes whatever chains to the
-// CA. The content type is id-data, and what is inside is a whole ContentInfo. The certificates, and
-// the signer's, are outside as well, because jscep and sscep do not look inside.
+// CA. The content type is id-data, and what is inside is a whole ContentInfo, as sscep has it. The
+// signer's certificate is outside, where sscep looks for it, and so are the others, because jscep
+// does not look inside.
 type nextCA struct {
 	by           *opener
 	content      []byte

@@ -167,3 +167,40 @@ func TestSwitchUnderLoad(t *testing.T) {
 		t.Errorf("%d records, %v", len(list), err)
 	}
 }
+
+// TestSwitchRetriesAtOnce has one message arrive several times at once, at servers that have been
+// switched and at one that has not: there is one certificate, though the CA never signs alike twice.
+func TestSwitchRetriesAtOnce(t *testing.T) {
+	old, next := sceptest.NewCA(t, sceptest.P256()), sceptest.NewCA(t, sceptest.P384())
+	ra, nextRA := sceptest.NewRA(t, old), sceptest.NewRA(t, next, sceptest.RSA(6))
+	memory := new(depot.Memory)
+	var urls []string
+	steps := rolloverSteps(scep.Config{Depot: memory, Log: silent}, old, next, ra, nextRA)
+	for _, c := range steps[:3] {
+		srv := httptest.NewServer(scep.NewSwitch(handler(t, c)))
+		defer srv.Close()
+		urls = append(urls, srv.URL, srv.URL)
+	}
+	for i := range 5 {
+		d := sceptest.NewDevice(urls[0], sceptest.RSA(i%4), fmt.Sprint("device ", i)).To(certsOf(old, ra)...)
+		m := d.PKCSReq(t)
+		replies := make([]*sceptest.Reply, len(urls))
+		var all sync.WaitGroup
+		for j, url := range urls {
+			all.Go(func() {
+				d, m := *d, m.Again()
+				d.URL = url
+				replies[j] = d.Send(t, m)
+			})
+		}
+		all.Wait()
+		for _, r := range replies {
+			if wantOK(t, r); !r.Certificate.Equal(replies[0].Certificate) || r.Certificate.CheckSignatureFrom(old.Certificate()) != nil {
+				t.Errorf("device %d: another certificate", i)
+			}
+		}
+		if list, err := memory.List(t.Context(), scep.Query{}); err != nil || len(list) != i+1 {
+			t.Errorf("%d records, %v", len(list), err)
+		}
+	}
+}
