@@ -102,7 +102,10 @@ func TestMicroMDMReplaced(t *testing.T) {
 
 // TestMicroMDMResumed imports some thousands, with a disk that is full now and then.
 func TestMicroMDMResumed(t *testing.T) {
-	const all = 2000
+	all := 3000
+	if raceEnabled {
+		all = 600 // is slow
+	}
 	ca := sceptest.NewCA(t, sceptest.P256())
 	f := newFolder(t, ca)
 	var index bytes.Buffer
