@@ -6,12 +6,15 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math/big"
+	"net/http"
 	"net/url"
 	"path"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/scepkit/scepkit/scep"
@@ -37,12 +40,13 @@ type CRLConfig struct {
 	// number, take another URL, and go on serving the old.
 	Shards int
 
-	// Validity is the time from thisUpdate to nextUpdate; if zero, 24 hours. Clients may use a
-	// CRL for so long, and so it is for how long the signer may be away.
+	// Validity is how long clients may use a CRL, from when it is made to nextUpdate; if zero, 24
+	// hours. So it is for how long the signer may be away. thisUpdate is five minutes back, for
+	// clients whose clock is slow.
 	Validity time.Duration
 
-	// Refresh is how old a CRL becomes before it is made anew; if zero, an hour, or a quarter
-	// of Validity if that is less. Caches are told the same.
+	// Refresh is how old a CRL becomes before it is made anew, if nothing is revoked meanwhile;
+	// if zero, an hour, or a quarter of Validity if that is less. Caches are told the same.
 	Refresh time.Duration
 
 	// Keep is how long after its end a revoked certificate stays on the CRL; if zero, twice
@@ -63,7 +67,8 @@ type CRLConfig struct {
 	Time func() time.Time
 }
 
-// Delta says how delta CRLs are made: they have what has changed since the full CRL, which names
+// Delta says how delta CRLs are made: they have what has changed since the oldest full CRL of this
+// process that has not reached its nextUpdate, and are good with that and all later ones, which name
 // them (RFC 5280, 5.2.4 and 5.2.6).
 type Delta struct {
 	URL      string        // as CRLConfig.URL
@@ -73,7 +78,7 @@ type Delta struct {
 
 // A CRL makes certificate revocation lists when they are asked for and due, and serves them. It
 // implements [scep.CRLSource], and is a handler that serves the newest under the last elements of
-// URL and Delta.URL; without Shards and Delta, under any path.
+// URL and Delta.URL; without Shards and Delta, or without URL, the full CRL under any other path too.
 //
 // While no new one can be made the last one is served, until its nextUpdate; then 503. It starts no
 // goroutine: a CRL is made by the first request that finds it due, while others get the last one.
@@ -82,14 +87,22 @@ type Delta struct {
 // much again while the next ones are made, whatever the number of records. The garbage collector may
 // let that double before it acts: see GOMEMLIMIT.
 //
-// CRL numbers are the time in nanoseconds, and rise with each CRL. So they do from process to
-// process, and among several, as long as no clock is set back.
+// A CRL is also due when the depot has other revocations than it, whoever made them: a request finds
+// that out by asking the depot for the most recent ones. It does so at most once a second, and takes
+// no more than a tenth of the time with it and with what has to be made. So the CRLs of several
+// processes over one depot follow a revocation within seconds; see [CRL.Renew] for at once.
+//
+// CRL numbers are the time in nanoseconds, one sequence for full and delta CRLs. They rise with each
+// CRL, whatever the clock does; from process to process, and among several, as long as the clock of
+// the one is not behind that of the other.
 type CRL struct {
 	c      CRLConfig
 	signer *signer
 	full   *edition
 	delta  *edition // or nil
 	names  map[string]place
+	number atomic.Int64 // the last one
+	watch  watch
 }
 
 // place is where a path leads.
@@ -127,6 +140,7 @@ func NewCRL(c CRLConfig) (*CRL, error) {
 		return fail("Refresh", errors.New("must be shorter than Validity, or there is a time without a CRL"))
 	}
 	crl := &CRL{c: c, signer: s, names: map[string]place{}}
+	crl.watch.seed = maphash.MakeSeed()
 	crl.full = &edition{validity: c.Validity, refresh: c.Refresh}
 	if crl.full.urls, err = expand(c.URL, c.Shards); err != nil {
 		return fail("URL", err)
@@ -191,6 +205,9 @@ func expand(pattern string, shards int) ([]string, error) {
 	if u.Scheme == "" || u.Host == "" || lastElement(pattern) == "" {
 		return nil, fmt.Errorf("%q is not absolute, or names no file", pattern)
 	}
+	if strings.ContainsAny(pattern, "?#") { // a handler goes by the path
+		return nil, fmt.Errorf("%q has a query or fragment; tell CRLs apart by the last element of the path", pattern)
+	}
 	for i := range len(pattern) {
 		if pattern[i] <= ' ' || pattern[i] >= 0x7f {
 			return nil, fmt.Errorf("%q is not ASCII", pattern) // an IA5String in certificates
@@ -239,6 +256,7 @@ func (crl *CRL) CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte
 	if !bytes.Equal(issuer, crl.signer.cert.RawSubject) {
 		return nil, scep.ErrNotFound
 	}
+	crl.notice(ctx)
 	g, err := crl.current(ctx, crl.full)
 	if err != nil {
 		return nil, err
@@ -246,8 +264,9 @@ func (crl *CRL) CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte
 	return g.lists[crl.shard(serial)], nil
 }
 
-// Renew has the CRL made anew when it is asked for next: after a revocation, if that is not to wait
-// for Refresh. Other processes know nothing of it.
+// Renew has the CRL made anew when it is asked for next, also if the depot was asked a moment ago for
+// what is new. Call it after a revocation, as from [scep.Events].Revoked, so that the next CRL that
+// anybody gets from this process has it. Other processes know nothing of it.
 func (crl *CRL) Renew() {
 	for _, e := range []*edition{crl.full, crl.delta} {
 		if e != nil {
@@ -258,8 +277,21 @@ func (crl *CRL) Renew() {
 	}
 }
 
-// CRLs are those of several CAs, as while one takes over from another. They are a [scep.CRLSource].
+// CRLs are those of several CAs, as while one takes over from another. They are a [scep.CRLSource],
+// and a handler that serves each under the last element of its URLs, which must differ.
 type CRLs []*CRL
+
+// ServeHTTP implements [http.Handler].
+func (all CRLs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	name := path.Base(r.URL.EscapedPath())
+	for _, crl := range all {
+		if _, found := crl.names[name]; found {
+			crl.ServeHTTP(w, r)
+			return
+		}
+	}
+	fail(w, http.StatusNotFound)
+}
 
 // CRL implements [scep.CRLSource].
 func (all CRLs) CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte, error) {
@@ -284,6 +316,7 @@ func (all CRLs) DistributionPoints(issuer []byte, serial *big.Int) []string {
 // Refresh makes what is due, in place of the next request. Call it at the start, and then from
 // time to time, to have no request wait.
 func (crl *CRL) Refresh(ctx context.Context) error {
+	crl.notice(ctx)
 	_, err := crl.current(ctx, crl.full)
 	if err == nil && crl.delta != nil {
 		_, err = crl.current(ctx, crl.delta)

@@ -100,7 +100,7 @@ func TestCRL(t *testing.T) {
 					t.Errorf("%d: %+v", serial, e)
 				}
 			}
-			if !bytes.Equal(got.AuthorityKeyId, ca.Certificate().SubjectKeyId) || got.Number == nil || got.NextUpdate.Sub(got.ThisUpdate) != 24*time.Hour {
+			if !bytes.Equal(got.AuthorityKeyId, ca.Certificate().SubjectKeyId) || got.Number == nil || got.NextUpdate.Sub(got.ThisUpdate).Round(time.Minute) != 24*time.Hour+5*time.Minute {
 				t.Errorf("AKI %x, number %v, valid from %v to %v", got.AuthorityKeyId, got.Number, got.ThisUpdate, got.NextUpdate)
 			}
 			for _, e := range got.Extensions {

@@ -1,7 +1,11 @@
 package status_test
 
 import (
+	"crypto/x509/pkix"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,8 +32,33 @@ func TestCRLs(t *testing.T) {
 			t.Errorf("DistributionPoints are %v", got)
 		}
 	}
+	for path, ca := range map[string]*scep.Identity{"/crl/1.crl": first, "/2.crl": second} {
+		w := httptest.NewRecorder()
+		all.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		parse(t, w.Body.Bytes(), ca)
+	}
+	w := httptest.NewRecorder()
+	if all.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/3.crl", nil)); w.Code != 404 {
+		t.Errorf("of nobody: %d", w.Code)
+	}
 	if _, err := all.CRL(t.Context(), sceptest.CN("another CA"), nil); err != scep.ErrNotFound || all.DistributionPoints(sceptest.CN("another CA"), nil) != nil {
 		t.Errorf("of another CA: %v", err)
+	}
+}
+
+// Without a URL of its own, the full CRL is under every path but that of the delta CRL.
+func TestDeltaURLOnly(t *testing.T) {
+	ca := sceptest.NewCA(t)
+	crl := newCRL(t, status.CRLConfig{Issuer: ca, Depot: revocations{n: 1}, Delta: status.Delta{URL: "http://pki.example/delta.crl"}})
+	for path, delta := range map[string]bool{"/delta.crl": true, "/ca.crl": false, "/": false} {
+		w := httptest.NewRecorder()
+		crl.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if w.Code != 200 {
+			t.Fatal(path, w.Code)
+		}
+		if got := slices.ContainsFunc(parse(t, w.Body.Bytes(), ca).Extensions, func(e pkix.Extension) bool { return e.Id.String() == "2.5.29.27" }); got != delta {
+			t.Errorf("%s is a delta CRL: %v", path, got)
+		}
 	}
 }
 
@@ -51,6 +80,7 @@ func TestNewCRLRefuses(t *testing.T) {
 		"ends like another":  func(c *status.CRLConfig) { c.URL, c.Delta.URL = "http://a.example/x.crl", "http://b.example/x.crl" },
 		"negative":           func(c *status.CRLConfig) { c.Validity = -1 },
 		"shorter":            func(c *status.CRLConfig) { c.Validity, c.Refresh = time.Hour, time.Hour },
+		"has a query":        func(c *status.CRLConfig) { c.Shards, c.URL = 2, "http://pki.example/crl?shard={n}" },
 		"not ASCII":          func(c *status.CRLConfig) { c.URL = "http://pki.example/ü.crl" },
 	} {
 		c := good

@@ -19,7 +19,7 @@ import (
 // request is an OCSPRequest (RFC 6960, 4.1.1).
 type request struct {
 	ids   []certID // at least one
-	nonce []byte   // nil if there is none, or one that is not to be answered
+	nonce []byte   // nil if there is none
 }
 
 // certID names a certificate.
@@ -61,8 +61,15 @@ func parseRequest(der []byte) (*request, error) {
 			return nil, errRequest
 		}
 		id, ok := readCertID(&one)
-		if !ok || !one.SkipOptionalASN1(context(0)) || !one.Empty() {
+		var single cryptobyte.String
+		var more bool
+		if !ok || !one.ReadOptionalASN1(&single, &more, context(0)) || !one.Empty() {
 			return nil, fmt.Errorf("%w: CertID", errRequest)
+		}
+		if more {
+			if _, err := readExtensions(single); err != nil {
+				return nil, err
+			}
 		}
 		q.ids = append(q.ids, id)
 	}
@@ -71,7 +78,7 @@ func parseRequest(der []byte) (*request, error) {
 	}
 	if extended {
 		var err error
-		if q.nonce, err = readNonce(extensions); err != nil {
+		if q.nonce, err = readExtensions(extensions); err != nil {
 			return nil, err
 		}
 	}
@@ -106,44 +113,54 @@ func readCertID(in *cryptobyte.String) (id certID, ok bool) {
 	return id, true
 }
 
-// oidNonce is id-pkix-ocsp-nonce.
-const oidNonce = "\x06\x09\x2b\x06\x01\x05\x05\x07\x30\x01\x02"
+// Extensions of requests (RFC 6960, 4.4), DER: id-pkix-ocsp-nonce, -response, -service-locator and
+// -pref-sig-algs.
+const (
+	oidNonce      = "\x06\x09\x2b\x06\x01\x05\x05\x07\x30\x01\x02"
+	oidResponse   = "\x06\x09\x2b\x06\x01\x05\x05\x07\x30\x01\x04"
+	oidLocator    = "\x06\x09\x2b\x06\x01\x05\x05\x07\x30\x01\x07"
+	oidAlgorithms = "\x06\x09\x2b\x06\x01\x05\x05\x07\x30\x01\x08"
+)
 
-// readNonce returns the nonce among requestExtensions. RFC 8954 has 1 to 32 bytes, RFC 9654 up to
-// 128, of which those over 32 may be ignored, and are.
-func readNonce(in cryptobyte.String) (nonce []byte, err error) {
+// readExtensions returns the nonce among extensions. RFC 9654 has 1 to 128 bytes. What else is there
+// is ignored, unless it is critical and not known here (RFC 6960, 4.4).
+func readExtensions(in cryptobyte.String) (nonce []byte, err error) {
 	var list cryptobyte.String
 	if !in.ReadASN1(&list, cbasn1.SEQUENCE) || !in.Empty() {
 		return nil, fmt.Errorf("%w: extensions", errRequest)
 	}
-	seen := false
 	for !list.Empty() {
-		var one, oid, value cryptobyte.String
+		var one, oid, flag, value cryptobyte.String
+		var flagged bool
 		if !list.ReadASN1(&one, cbasn1.SEQUENCE) || !one.ReadASN1Element(&oid, cbasn1.OBJECT_IDENTIFIER) ||
-			!one.SkipOptionalASN1(cbasn1.BOOLEAN) || !one.ReadASN1(&value, cbasn1.OCTET_STRING) || !one.Empty() {
+			!one.ReadOptionalASN1(&flag, &flagged, cbasn1.BOOLEAN) || flagged && len(flag) != 1 ||
+			!one.ReadASN1(&value, cbasn1.OCTET_STRING) || !one.Empty() {
 			return nil, fmt.Errorf("%w: extensions", errRequest)
 		}
-		if string(oid) != oidNonce {
-			continue
-		}
-		var inner cryptobyte.String
-		if seen || !value.ReadASN1(&inner, cbasn1.OCTET_STRING) || !value.Empty() || len(inner) == 0 || len(inner) > 128 {
-			return nil, fmt.Errorf("%w: nonce", errRequest)
-		}
-		if seen = true; len(inner) <= 32 {
+		switch string(oid) {
+		case oidNonce:
+			var inner cryptobyte.String
+			if nonce != nil || !value.ReadASN1(&inner, cbasn1.OCTET_STRING) || !value.Empty() || len(inner) == 0 || len(inner) > 128 {
+				return nil, fmt.Errorf("%w: nonce", errRequest)
+			}
 			nonce = inner
+		case oidResponse, oidLocator, oidAlgorithms: // there is one type of response; they are preferences
+		default:
+			if flagged && flag[0] != 0 {
+				return nil, fmt.Errorf("%w: a critical extension that is not known here", errRequest)
+			}
 		}
 	}
 	return nonce, nil
 }
 
 // respond writes and signs an OCSPResponse (RFC 6960, 4.2.1).
-func (r *responder) respond(ctx context.Context, all []*single, this, next time.Time, nonce []byte) ([]byte, error) {
+func (r *responder) respond(ctx context.Context, all []*single, produced, this, next time.Time, nonce []byte) ([]byte, error) {
 	tag := func(n uint8) cbasn1.Tag { return cbasn1.Tag(n).ContextSpecific().Constructed() }
 	var b cryptobyte.Builder
 	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { // ResponseData
 		b.AddBytes(r.id)
-		b.AddASN1GeneralizedTime(this) // producedAt
+		b.AddASN1GeneralizedTime(produced)
 		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			for _, s := range all {
 				b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {

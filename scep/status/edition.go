@@ -21,9 +21,9 @@ type edition struct {
 	newest *generation
 	making *making
 	wanted int       // how often Renew was called
-	retry  time.Time // not before that, after it could not be made
+	tried  time.Time // when it could not be made
 	failed error     // why not
-	number int64     // of the newest
+	past   []issued  // that delta CRLs may be for
 }
 
 // generation are the CRLs that were made together.
@@ -32,7 +32,9 @@ type generation struct {
 	number     *big.Int
 	listed     time.Time // when the depot was asked
 	this, next time.Time
-	wanted     int // edition.wanted when the depot was asked
+	wanted     int           // edition.wanted when the depot was asked
+	seen       *seen         // of the full CRL: how to tell that another one is due
+	took       time.Duration // to make
 }
 
 // making is a generation on its way.
@@ -52,14 +54,19 @@ const margin = 10 * time.Minute
 func (crl *CRL) current(ctx context.Context, e *edition) (*generation, error) {
 	ctx, cancel := context.WithTimeout(ctx, crl.c.Timeout)
 	defer cancel()
+	asked := -1 // what is wanted after that is for those who ask later
 	for {
 		now := crl.c.Time()
 		e.mu.Lock()
+		if asked < 0 {
+			asked = e.wanted
+		}
 		g := e.newest
+		back := g != nil && now.Before(g.this) // the clock was set back: the CRL is from the future
 		usable := g != nil && now.Before(g.next)
-		wanted := g == nil || g.wanted != e.wanted
-		due := wanted || !usable || !now.Before(g.this.Add(e.refresh))
-		if due && e.failed != nil && now.Before(e.retry) {
+		wanted := g == nil || g.wanted < asked || back
+		due := wanted || !usable || !now.Before(g.listed.Add(e.refresh))
+		if since := now.Sub(e.tried); due && e.failed != nil && since >= 0 && since < retryAfter {
 			due, wanted = false, false // it would fail again
 		}
 		m := e.making
@@ -108,8 +115,9 @@ func (crl *CRL) make(ctx context.Context, e *edition, m *making, last *generatio
 		e.making = nil
 		if e.failed = m.err; m.err == nil {
 			e.newest = next
+			e.remember(next)
 		} else {
-			e.retry = crl.c.Time().Add(retryAfter)
+			e.tried = crl.c.Time()
 		}
 		e.mu.Unlock()
 		close(m.done)
@@ -120,13 +128,13 @@ func (crl *CRL) make(ctx context.Context, e *edition, m *making, last *generatio
 		crl.c.Log.LogAttrs(ctx, slog.LevelError, "CRL", slog.String("issuer", crl.signer.cert.Subject.String()), slog.String("error", m.err.Error()))
 		return
 	}
-	next.wanted = wanted
+	next.wanted, next.took = wanted, time.Since(started)
 	size := 0
 	for _, der := range next.lists {
 		size += len(der)
 	}
 	crl.c.Log.LogAttrs(ctx, slog.LevelDebug, "CRL", slog.String("issuer", crl.signer.cert.Subject.String()), slog.String("number", next.number.String()),
-		slog.Bool("delta", e == crl.delta), slog.Int("shards", len(next.lists)), slog.Int("bytes", size), slog.Duration("duration", time.Since(started)))
+		slog.Bool("delta", e == crl.delta), slog.Int("shards", len(next.lists)), slog.Int("bytes", size), slog.Duration("duration", next.took))
 }
 
 // build asks the depot once and signs every shard.
@@ -135,25 +143,28 @@ func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*gener
 	q := scep.RevocationQuery{Issuer: cert.RawSubject}
 	t := &terms{issuer: cert.RawSubject, authorityKeyID: cert.SubjectKeyId, algorithm: crl.signer.algorithm}
 	if e == crl.delta {
-		base, err := crl.current(ctx, crl.full)
-		if err != nil {
+		if _, err := crl.current(ctx, crl.full); err != nil {
 			return nil, err
 		}
+		base := crl.full.base()
 		q.Since, t.base = base.listed.Add(-margin), base.number
 	}
 	now := crl.c.Time()
 	q.NotAfter = now.Add(-crl.c.Keep)
-	g := &generation{listed: now, this: now.UTC().Truncate(time.Second)}
-	if g.next = g.this.Add(e.validity); g.next.After(cert.NotAfter) {
+	g := &generation{listed: now.Round(0), this: thisUpdate(now, cert, last)}
+	if g.next = now.UTC().Truncate(time.Second).Add(e.validity); g.next.After(cert.NotAfter) {
 		g.next = cert.NotAfter
 	}
 	if !now.Before(g.next) || now.Before(cert.NotBefore) {
 		return nil, fmt.Errorf("status: certificate %q is valid from %s to %s", cert.Subject, cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339))
 	}
-	e.mu.Lock()
-	e.number = max(e.number+1, now.UnixNano())
-	g.number = big.NewInt(e.number)
-	e.mu.Unlock()
+	if e == crl.full {
+		var err error
+		if g.seen, err = crl.look(ctx, scep.RevocationQuery{Issuer: q.Issuer, NotAfter: q.NotAfter, Since: now.Add(-margin)}); err != nil {
+			return nil, err
+		}
+	}
+	g.number = crl.nextNumber()
 	t.number, t.this, t.next = g.number, g.this, g.next
 
 	lists := make([]*draft, crl.c.Shards)

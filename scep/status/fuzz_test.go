@@ -26,7 +26,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, der []byte) {
 		q, err := parseRequest(der)
 		if err == nil {
-			if len(q.ids) == 0 || len(q.ids) > maxIDs || q.nonce != nil && (len(q.nonce) == 0 || len(q.nonce) > 32) {
+			if len(q.ids) == 0 || len(q.ids) > maxIDs || q.nonce != nil && (len(q.nonce) == 0 || len(q.nonce) > 128) {
 				t.Errorf("%d IDs, nonce of %d bytes", len(q.ids), len(q.nonce))
 			}
 			for _, id := range q.ids {

@@ -21,12 +21,13 @@ func (crl *CRL) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	at, found := crl.names[path.Base(r.URL.EscapedPath())]
 	if !found {
-		if crl.c.Shards > 1 || crl.delta != nil {
+		if crl.full.urls != nil && (crl.c.Shards > 1 || crl.delta != nil) {
 			fail(w, http.StatusNotFound)
 			return
 		}
 		at = place{crl.full, 0}
 	}
+	crl.notice(r.Context())
 	g, err := crl.current(r.Context(), at.e)
 	if err != nil { // logged by whoever tried to make it
 		header.Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
@@ -34,7 +35,7 @@ func (crl *CRL) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	now := crl.c.Time()
-	fresh := min(max(g.this.Add(at.e.refresh).Sub(now), 0), g.next.Sub(now))
+	fresh := min(max(g.listed.Add(at.e.refresh).Sub(now), 0), g.next.Sub(now))
 	header.Set("Content-Type", "application/pkix-crl")
 	header.Set("ETag", fmt.Sprintf(`"%x-%d"`, g.number, at.shard))
 	header.Set("Expires", g.next.UTC().Format(http.TimeFormat))

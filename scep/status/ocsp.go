@@ -3,14 +3,13 @@ package status
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/sha1"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,14 +23,21 @@ type OCSPConfig struct {
 	Issuer *x509.Certificate
 
 	// Responder signs the answers. Its certificate is issued by Issuer for that
-	// (see [IssueResponder]), or is Issuer itself.
+	// (see [IssueResponder]), or is Issuer itself. It may be nil if Renew is not.
 	Responder *scep.Identity
+
+	// Renew, if not nil, returns the identity that signs from then on, for instance the same key
+	// with a certificate that [IssueResponder] has just made. It is called when less than a
+	// third of the life of the responder's certificate is left, by the request that finds it so,
+	// and has Timeout; the others go on with the old one. If it fails, that is logged, and it is
+	// called again 10 seconds later at the earliest.
+	Renew func(ctx context.Context) (*scep.Identity, error)
 
 	// Depot has the records. Each answer looks there.
 	Depot scep.Depot
 
-	// Validity is the time from thisUpdate to nextUpdate; if zero, an hour. Clients may use an
-	// answer for so long.
+	// Validity is how long clients may use an answer: from when it is signed to nextUpdate; if
+	// zero, an hour. thisUpdate is five minutes back, for clients whose clock is slow.
 	Validity time.Duration
 
 	// NoNonce leaves the nonce of a request out of the answer, so that all clients get answers
@@ -39,8 +45,8 @@ type OCSPConfig struct {
 	NoNonce bool
 
 	// Cache is how many signed answers are kept; if zero, 10000, some two kilobytes each.
-	// Negative: none. An answer is signed anew when half of its time is over, or the record
-	// has changed.
+	// Negative: none. An answer is signed anew when the record has changed, or half of its
+	// time is over; if it cannot be then, it is given until all of it is over.
 	Cache int
 
 	// Signatures is how many the key makes at once; if zero, 4, and at most 512. The others
@@ -64,14 +70,24 @@ type OCSPConfig struct {
 // did not escape can have one.
 //
 // Good is what the depot has as issued, with a signature of Issuer's that verifies; revoked what
-// it has as revoked; unknown everything else. It starts no goroutine.
+// it has as revoked; unknown everything else. Each answer is as the depot says when it is asked for: what
+// another process revoked is not good any more either. It starts no goroutine.
+//
+// While the responder's key is away, answers that were signed before are given until their nextUpdate;
+// others are tryLater.
 type OCSP struct {
 	c         OCSPConfig
 	issuer    []issuerHash
 	responder atomic.Pointer[responder]
-	turns     chan struct{} // holds one token for each signature under way
-	waiting   chan struct{} // and for each request that waits for one, too
+	renewing  chan struct{}             // holds a token while Renew is called
+	tried     atomic.Pointer[time.Time] // when Renew failed last, or nil
+	failed    atomic.Pointer[time.Time] // when signing failed last, or nil if it did not since
+	turns     chan struct{}             // holds one token for each signature under way
+	waiting   chan struct{}             // and for each request that waits for one, too
 	cache     *cache
+
+	mu      sync.Mutex
+	flights map[flightKey]*flight
 }
 
 // maxWaiting is how many requests may wait for a signature at once; the others are told tryLater.
@@ -80,8 +96,10 @@ const maxWaiting = 512
 // responder is who signs.
 type responder struct {
 	*signer
-	id       []byte // ResponderID, DER
-	embedded bool   // its certificate goes with the answers
+	id       []byte    // ResponderID, DER
+	embedded bool      // its certificate goes with the answers
+	renew    time.Time // when another is due
+	line     *int      // shared with those that Renew replaced it with: what one signed is good with all
 }
 
 // NewOCSP returns an OCSP, or an error that names the field of c that cannot work. It signs nothing.
@@ -123,20 +141,35 @@ func NewOCSP(c OCSPConfig) (*OCSP, error) {
 	if err != nil {
 		return fail("Issuer", err.Error())
 	}
-	o := &OCSP{c: c, turns: make(chan struct{}, c.Signatures), waiting: make(chan struct{}, maxWaiting), cache: newCache(c.Cache), issuer: hashesOf(c.Issuer.RawSubject, key)}
+	o := &OCSP{
+		c: c, issuer: hashesOf(c.Issuer.RawSubject, key), cache: newCache(c.Cache), flights: map[flightKey]*flight{},
+		renewing: make(chan struct{}, 1), turns: make(chan struct{}, c.Signatures), waiting: make(chan struct{}, maxWaiting),
+	}
+	if cert := c.Responder.Certificate(); c.Renew != nil && (c.Responder == nil || cert != nil && !c.Time().Before(cert.NotAfter)) {
+		return o, nil // the first request has it renewed
+	}
 	if err := o.Replace(c.Responder); err != nil {
 		return nil, err
 	}
 	return o, nil
 }
 
-// Replace has another identity sign from now on, as when the responder's certificate ends soon.
+// Replace has another identity sign from now on, as when the responder's key is no longer to be
+// trusted. What was signed before is not given any more.
 func (o *OCSP) Replace(id *scep.Identity) error {
+	if err := o.replace(id, new(int)); err != nil {
+		return err
+	}
+	o.cache.clear()
+	return nil
+}
+
+func (o *OCSP) replace(id *scep.Identity, line *int) error {
 	fail := func(format string, args ...any) error {
 		return fmt.Errorf("status: OCSPConfig.Responder: "+format, args...)
 	}
 	if id == nil {
-		return fail("is required")
+		return fail("is required; make one with IssueResponder")
 	}
 	s, err := newSigner(id)
 	if err != nil {
@@ -146,7 +179,7 @@ func (o *OCSP) Replace(id *scep.Identity) error {
 	if now.Before(s.cert.NotBefore) || !now.Before(s.cert.NotAfter) {
 		return fail("certificate %q is valid from %s to %s", s.cert.Subject, s.cert.NotBefore.Format(time.RFC3339), s.cert.NotAfter.Format(time.RFC3339))
 	}
-	r := &responder{signer: s}
+	r := &responder{signer: s, line: line, renew: s.cert.NotAfter.Add(-s.cert.NotAfter.Sub(s.cert.NotBefore) / 3)}
 	if !s.cert.Equal(o.c.Issuer) {
 		if err := checkResponder(s.cert, o.c.Issuer); err != nil {
 			return fail("%w", err)
@@ -160,7 +193,6 @@ func (o *OCSP) Replace(id *scep.Identity) error {
 	sum := sha1.Sum(key) // RFC 6960, 4.2.1
 	r.id = append([]byte{0xa2, 2 + sha1.Size, 0x04, sha1.Size}, sum[:]...)
 	o.responder.Store(r)
-	o.cache.clear()
 	return nil
 }
 
@@ -176,156 +208,4 @@ func checkResponder(cert, issuer *x509.Certificate) error {
 		return fmt.Errorf("keyUsage of certificate %q lacks digitalSignature", cert.Subject)
 	}
 	return nil
-}
-
-// single is the answer for one certificate.
-type single struct {
-	certID  []byte // DER, as it came
-	status  byte   // 0 good, 1 revoked, 2 unknown
-	revoked time.Time
-	reason  scep.RevocationReason
-	record  scep.ID // empty if there is none
-	version int64
-	cert    []byte // DER, of good
-}
-
-// look asks the depot.
-func (o *OCSP) look(ctx context.Context, id *certID) (*single, error) {
-	s := &single{certID: id.raw, status: 2}
-	if !o.ours(id) {
-		return s, nil
-	}
-	rec, err := o.c.Depot.GetSerial(ctx, o.c.Issuer.RawSubject, id.serial)
-	if errors.Is(err, scep.ErrNotFound) {
-		return s, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("status: looking up certificate %x: %w", id.serial, err)
-	}
-	s.record, s.version = rec.ID, rec.Version
-	switch rec.State {
-	case scep.Issued:
-		s.status, s.cert = 0, rec.Certificate
-	case scep.Revoked:
-		s.status, s.revoked, s.reason = 1, rec.Revoked, scep.RevocationReason(rec.RevocationReason)
-	}
-	return s, nil
-}
-
-// vouch makes sure that what is called good was issued: a row that somebody wrote is not enough.
-func (o *OCSP) vouch(s *single, serial *big.Int) {
-	if s.status != 0 {
-		return
-	}
-	cert, err := x509.ParseCertificate(s.cert)
-	if err != nil || cert.SerialNumber.Cmp(serial) != 0 || cert.CheckSignatureFrom(o.c.Issuer) != nil {
-		s.status = 2
-	}
-}
-
-// ours reports whether a request means our issuer.
-func (o *OCSP) ours(id *certID) bool {
-	return slices.ContainsFunc(o.issuer, func(h issuerHash) bool {
-		return h.algorithm == id.algorithm && bytes.Equal(h.name, id.name) && bytes.Equal(h.key, id.key)
-	})
-}
-
-// issuerHash is an issuer as a CertID has it.
-type issuerHash struct {
-	algorithm crypto.Hash
-	name, key []byte
-}
-
-func hashesOf(name, key []byte) (all []issuerHash) {
-	for _, algorithm := range []crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
-		sum := func(b []byte) []byte {
-			h := algorithm.New()
-			h.Write(b)
-			return h.Sum(nil)
-		}
-		all = append(all, issuerHash{algorithm, sum(name), sum(key)})
-	}
-	return all
-}
-
-// an answer is a signed OCSPResponse.
-type answer struct {
-	der        []byte
-	this, next time.Time
-	known      bool // no certificate in it is unknown
-	record     scep.ID
-	version    int64
-	by         *responder
-}
-
-// answer returns the answer to a request, perhaps one that was signed before.
-func (o *OCSP) answer(ctx context.Context, q *request) (*answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, o.c.Timeout)
-	defer cancel()
-	if o.c.NoNonce {
-		q.nonce = nil
-	}
-	var all []*single
-	ours := false
-	for i := range q.ids {
-		s, err := o.look(ctx, &q.ids[i])
-		if err != nil {
-			return nil, err
-		}
-		ours = ours || o.ours(&q.ids[i])
-		all = append(all, s)
-	}
-	if !ours {
-		return nil, errUnauthorized
-	}
-	by, key := o.responder.Load(), ""
-	if q.nonce == nil && len(all) == 1 && all[0].record != "" {
-		key = string(all[0].certID)
-	}
-	cached := func() *answer {
-		a := o.cache.get(key)
-		if key == "" || a == nil || a.by != by || a.record != all[0].record || a.version != all[0].version ||
-			!o.c.Time().Before(a.this.Add(a.next.Sub(a.this)/2)) {
-			return nil
-		}
-		return a
-	}
-	if a := cached(); a != nil {
-		return a, nil
-	}
-	select {
-	case o.waiting <- struct{}{}:
-		defer func() { <-o.waiting }()
-	default:
-		return nil, errBusy
-	}
-	select {
-	case o.turns <- struct{}{}:
-		defer func() { <-o.turns }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("status: waiting for the key of %q: %w", by.cert.Subject, context.Cause(ctx))
-	}
-	if a := cached(); a != nil { // somebody was quicker
-		return a, nil
-	}
-	now := o.c.Time()
-	a := &answer{this: now.UTC().Truncate(time.Second), known: true, record: all[0].record, version: all[0].version, by: by}
-	if a.next = a.this.Add(o.c.Validity); a.next.After(by.cert.NotAfter) {
-		a.next = by.cert.NotAfter
-	}
-	if !now.Before(a.next) {
-		return nil, fmt.Errorf("status: certificate %q of the OCSP responder has expired at %s; replace it", by.cert.Subject, by.cert.NotAfter.Format(time.RFC3339))
-	}
-	for i, s := range all {
-		o.vouch(s, q.ids[i].serial)
-		a.known = a.known && s.status != 2
-	}
-	var err error
-	if a.der, err = by.respond(ctx, all, a.this, a.next, q.nonce); err != nil {
-		return nil, err
-	}
-	if key != "" && a.known {
-		o.cache.put(key, a)
-	}
-	return a, nil
 }

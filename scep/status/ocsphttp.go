@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,7 +37,24 @@ var errBusy = errors.New("status: too many OCSP requests wait for the key")
 var errUnauthorized = errors.New("status: the request is about another CA's certificates")
 
 // ServeHTTP implements [http.Handler].
-func (o *OCSP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (o *OCSP) ServeHTTP(w http.ResponseWriter, r *http.Request) { OCSPs{o}.ServeHTTP(w, r) }
+
+// OCSPs answer for several CAs under one URL, as while one takes over from another: each request is
+// for the first of them whose certificates it asks about. Like an [OCSP] they are a handler.
+type OCSPs []*OCSP
+
+// of returns the one that a request is for. If it is for none, each of them would say so.
+func (all OCSPs) of(q *request) *OCSP {
+	for _, o := range all {
+		if slices.ContainsFunc(q.ids, func(id certID) bool { return o.ours(&id) }) {
+			return o
+		}
+	}
+	return all[0]
+}
+
+// ServeHTTP implements [http.Handler].
+func (all OCSPs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	header.Set("X-Content-Type-Options", "nosniff")
 	var q *request
@@ -62,24 +80,33 @@ func (o *OCSP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusMethodNotAllowed)
 		return
 	}
+	if len(all) == 0 {
+		refuse(w, unauthorized)
+		return
+	}
 	if err != nil {
-		o.tell(r.Context(), slog.LevelDebug, err)
+		all[0].tell(r.Context(), slog.LevelDebug, err)
 		refuse(w, malformedRequest)
 		return
 	}
+	o := all.of(q)
 	a, err := o.answer(r.Context(), q)
 	switch {
 	case errors.Is(err, errUnauthorized):
 		o.tell(r.Context(), slog.LevelDebug, err)
 		refuse(w, unauthorized)
 		return
-	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, errBusy):
-		o.tell(r.Context(), slog.LevelError, err)
+	case r.Context().Err() != nil && err != nil: // the client has gone
+		o.tell(r.Context(), slog.LevelDebug, err)
 		refuse(w, tryLater)
 		return
-	case err != nil:
+	case errors.Is(err, errExpired):
 		o.tell(r.Context(), slog.LevelError, err)
 		refuse(w, internalError)
+		return
+	case err != nil: // the depot or the key is away
+		o.tell(r.Context(), slog.LevelError, err)
+		refuse(w, tryLater)
 		return
 	}
 	if o.c.Log.Enabled(r.Context(), slog.LevelDebug) {
@@ -101,7 +128,7 @@ func (o *OCSP) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // headers sets what caches go by (RFC 5019, 6.2), and reports whether the client has this answer.
 // Caches ask again when the answer would be signed anew.
 func (a *answer) headers(header http.Header, now time.Time, has string) bool {
-	fresh := max(a.this.Add(a.next.Sub(a.this)/2).Sub(now), 0)
+	fresh := max(a.renew().Sub(now), 0)
 	etag := fmt.Sprintf(`"%x"`, sha256.Sum256(a.der))
 	header.Set("ETag", etag)
 	header.Set("Last-Modified", a.this.UTC().Format(http.TimeFormat))
