@@ -219,7 +219,11 @@ type Revocation struct {
 //	DistributionPoints(issuer []byte, serial *big.Int) []string
 //
 // that says which CRLDistributionPoints are written into a certificate, where the [Policy] sets
-// none.
+// none. If it has a method
+//
+//	Renew()
+//
+// that is called when the handler has revoked a certificate, or unrevoked it, and must return at once.
 type CRLSource interface {
 	// CRL returns the DER of the newest full CRL of the issuer with this name (DER) that
 	// covers this serial number, or [ErrNotFound]. The serial number need not exist.

@@ -126,7 +126,8 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 
 // checkRenewed revokes the certificate of a renewal, and refuses to hand it out, if the old one was
 // revoked before the new one had been written down: who did that may have returned by then. As
-// the two times are read before the records are written, what a request may take lies between.
+// the two times are read before the records are written, what a request may take lies between; of
+// what was signed just now, no clock need be asked.
 func (h *Handler) checkRenewed(ctx context.Context, out *outcome) error {
 	if out.rec.Renews == "" || !out.rec.Unrevoked.IsZero() {
 		return nil
@@ -138,7 +139,8 @@ func (h *Handler) checkRenewed(ctx context.Context, out *outcome) error {
 	if err != nil {
 		return depotError("reading", out.rec.Renews, err)
 	}
-	if old.State != Revoked || old.RevocationReason == int(Superseded) || !old.Revoked.Before(out.rec.Changed.Add(h.c.Limits.Time)) {
+	if old.State != Revoked || old.RevocationReason == int(Superseded) ||
+		!out.issued && !old.Revoked.Before(out.rec.Changed.Add(h.c.Limits.Time)) {
 		return nil
 	}
 	rec := *out.rec

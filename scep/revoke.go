@@ -1,12 +1,14 @@
 package scep
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/big"
+	"slices"
 	"time"
 )
 
@@ -88,22 +90,65 @@ func (h *Handler) Revoke(ctx context.Context, id ID, reason RevocationReason, d 
 }
 
 // RevokeSerial is [Handler.Revoke] for the certificate with this serial number. If several CAs
-// of the handler's have issued one, it is the current one's.
+// of the handler's have issued one under its profile, it is the current one's; for that of another,
+// take its ID from [Depot].GetSerial, or see [Handler.RevokeCertificate].
 func (h *Handler) RevokeSerial(ctx context.Context, serial *big.Int, reason RevocationReason, d Decision) error {
 	if serial == nil {
 		return errors.New("scep: no serial number")
 	}
 	for _, ca := range h.cas {
 		rec, err := h.c.Depot.GetSerial(ctx, ca.cert().RawSubject, serial)
-		if errors.Is(err, ErrNotFound) {
-			continue
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("scep: looking up certificate %x: %w", serial, err)
 		}
-		return h.Revoke(ctx, rec.ID, reason, d)
+		if err == nil && rec.Profile == h.c.Profile {
+			return h.Revoke(ctx, rec.ID, reason, d)
+		}
 	}
 	return fmt.Errorf("scep: looking up certificate %x: %w", serial, ErrNotFound)
+}
+
+// RevokeCertificate is [Handler.Revoke] for a certificate that a CA of the handler's has signed, also
+// if the depot does not know it, as that of an RA or an OCSP responder, or one from before: then it
+// writes a record of it, which is Revoked. The CA's own certificates cannot be revoked by it.
+func (h *Handler) RevokeCertificate(ctx context.Context, cert *x509.Certificate, reason RevocationReason, d Decision) error {
+	switch {
+	case !reason.Valid():
+		return fmt.Errorf("scep: a certificate cannot be revoked for %v", reason)
+	case cert == nil:
+		return errors.New("scep: no certificate")
+	case slices.ContainsFunc(h.cas, func(a *authority) bool { return a.cert().Equal(cert) }):
+		return fmt.Errorf("scep: %q is a CA; have its issuer revoke it", cert.Subject)
+	case h.issuerOf(cert) == nil:
+		return fmt.Errorf("scep: certificate %q was not signed by Config.CA, Next or PastCA; have the handler of its CA revoke it", cert.Subject)
+	}
+	for range 2 {
+		rec, err := h.c.Depot.GetSerial(ctx, cert.RawIssuer, cert.SerialNumber)
+		if err == nil {
+			if len(rec.Certificate) > 0 && !bytes.Equal(rec.Certificate, cert.Raw) {
+				return fmt.Errorf("scep: record %s has another certificate with serial number %x; revoke it by its ID", rec.ID, cert.SerialNumber)
+			}
+			return h.Revoke(ctx, rec.ID, reason, d)
+		}
+		if !errors.Is(err, ErrNotFound) {
+			return fmt.Errorf("scep: looking up certificate %x: %w", cert.SerialNumber, err)
+		}
+		id := hashID("scepkit certificate", cert.RawIssuer, cert.SerialNumber.Bytes())
+		now := h.c.Time()
+		rec = &Record{
+			ID: id, Transaction: id, Profile: h.c.Profile, State: Revoked, Issuer: cert.RawIssuer, Serial: cert.SerialNumber,
+			Certificate: cert.Raw, NotAfter: cert.NotAfter, Revoked: now, RevocationReason: int(reason),
+			DecidedBy: d.By, Remark: d.Remark, Created: now, Changed: now,
+		}
+		if err = h.c.Depot.Create(ctx, rec); err == nil {
+			h.tellDecision(ctx, "Revoke", rec)
+			return nil
+		}
+		if !errors.Is(err, ErrExists) { // somebody was quicker
+			return depotError("creating", id, err)
+		}
+	}
+	return depotError("creating", hashID("scepkit certificate", cert.RawIssuer, cert.SerialNumber.Bytes()), ErrExists)
 }
 
 // Unrevoke makes a certificate good again that was revoked for CertificateHold. For one that is not
@@ -147,7 +192,8 @@ func (h *Handler) decide(ctx context.Context, id ID, operation string, d Decisio
 	}
 }
 
-// tellDecision writes the log, and calls Events.Revoked if there is a certificate.
+// tellDecision writes the log, and if there is a certificate has the CRL renewed, and calls
+// Events.Revoked.
 func (h *Handler) tellDecision(ctx context.Context, operation string, rec *Record) {
 	attrs := []slog.Attr{
 		slog.String("operation", operation), slog.String("record", string(rec.ID)), slog.String("state", rec.State.String()),
@@ -160,7 +206,13 @@ func (h *Handler) tellDecision(ctx context.Context, operation string, rec *Recor
 		attrs = append(attrs, slog.String("serial", rec.Serial.Text(16)))
 	}
 	h.c.Log.LogAttrs(ctx, slog.LevelInfo, "scep", attrs...)
-	if h.c.Events.Revoked == nil || rec.State != Revoked && rec.State != Issued {
+	if rec.State != Revoked && rec.State != Issued {
+		return
+	}
+	if crl, ok := h.c.CRL.(interface{ Renew() }); ok {
+		crl.Renew()
+	}
+	if h.c.Events.Revoked == nil {
 		return
 	}
 	e := Event{Time: rec.Changed, Operation: operation, Reason: ReasonRevoked, ID: rec.ID, TransactionID: rec.TransactionID, RemoteAddr: rec.RemoteAddr}

@@ -2,7 +2,6 @@ package status_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"fmt"
 	"net/http"
@@ -41,7 +40,6 @@ func agree(t *testing.T, shards int) {
 		crl := newCRL(t, status.CRLConfig{Issuer: ca, Depot: db, URL: "http://pki.example/crl/{n}.crl", Shards: shards})
 		srv := sceptest.NewServer(t, scep.Config{
 			CA: ca, Depot: db, CRL: crl, Renewal: scep.Renewal{On: true, Anytime: true},
-			Events: scep.Events{Revoked: func(context.Context, scep.Event) { crl.Renew() }},
 		})
 		mux := http.NewServeMux()
 		mux.Handle("/crl/", crl)
@@ -130,9 +128,7 @@ func ExampleNewCRL() {
 		fmt.Println(err)
 		return
 	}
-	h, err := scep.New(scep.Config{CA: ca, Depot: db, CRL: crl, Events: scep.Events{
-		Revoked: func(context.Context, scep.Event) { crl.Renew() },
-	}})
+	h, err := scep.New(scep.Config{CA: ca, Depot: db, CRL: crl})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return

@@ -265,8 +265,8 @@ func (crl *CRL) CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte
 }
 
 // Renew has the CRL made anew when it is asked for next, also if the depot was asked a moment ago for
-// what is new. Call it after a revocation, as from [scep.Events].Revoked, so that the next CRL that
-// anybody gets from this process has it. Other processes know nothing of it.
+// what is new. A [scep.Handler] whose Config.CRL it is calls it after each revocation, so that the next
+// CRL that anybody gets from this process has it. Other processes know nothing of it.
 func (crl *CRL) Renew() {
 	for _, e := range []*edition{crl.full, crl.delta} {
 		if e != nil {
@@ -311,6 +311,13 @@ func (all CRLs) DistributionPoints(issuer []byte, serial *big.Int) []string {
 		}
 	}
 	return nil
+}
+
+// Renew calls [CRL.Renew] of each.
+func (all CRLs) Renew() {
+	for _, crl := range all {
+		crl.Renew()
+	}
 }
 
 // Refresh makes what is due, in place of the next request. Call it at the start, and then from

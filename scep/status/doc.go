@@ -9,10 +9,10 @@
 //
 // With a URL, certificates that h issues name the list that they would be in.
 //
-// What [scep.Handler.Revoke] wrote is in the next OCSP answer, and some seconds later at most in the
-// next CRL, also in other processes over the same depot; [CRL.Renew], called by [scep.Events].Revoked,
-// has it in the next CRL of this one. Whoever has an older one may go on using it until its nextUpdate,
-// and caches on the way until their max-age.
+// What [scep.Handler.Revoke] wrote is in the next OCSP answer, also of other processes over the same
+// depot. It is in the next CRL of the process that revoked, and some seconds later at most in those of
+// others. Whoever has an older one may go on using it until its nextUpdate, and caches on the way until
+// their max-age.
 package status
 
 import (
