@@ -3,8 +3,10 @@ package status_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -13,7 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ocsp"
+
 	"github.com/scepkit/scepkit/depot"
+	"github.com/scepkit/scepkit/depot/postgres"
+	"github.com/scepkit/scepkit/depot/postgres/postgrestest"
 	"github.com/scepkit/scepkit/depot/sqlite"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
@@ -167,13 +173,30 @@ func TestRenewStorm(t *testing.T) {
 	}
 }
 
-// TestOtherReplica revokes in one process: the CRL of another over the same database lists it soon,
-// although nobody tells it. Nothing is signed while nothing changes.
+// TestOtherReplica revokes in one process: the OCSP answers of another over the same database say so
+// at once, and its CRL lists it soon, although nobody tells it. Nothing is signed while nothing changes.
 func TestOtherReplica(t *testing.T) {
-	ca, path := sceptest.NewCA(t), t.TempDir()+"/scep.db"
-	var dbs []*sqlite.DB
+	t.Run("SQLite", func(t *testing.T) {
+		path := t.TempDir() + "/scep.db"
+		otherReplica(t, func() (database, error) { return sqlite.Open(path) })
+	})
+	t.Run("PostgreSQL", func(t *testing.T) {
+		url := postgrestest.Shared(t).Database(t)
+		otherReplica(t, func() (database, error) { return postgres.Open(t.Context(), postgres.Config{URL: url}) })
+	})
+}
+
+type database interface {
+	scep.Depot
+	scep.RevocationLister
+	io.Closer
+}
+
+func otherReplica(t *testing.T, open func() (database, error)) {
+	ca := sceptest.NewCA(t)
+	var dbs []database
 	for range 2 {
-		db, err := sqlite.Open(path)
+		db, err := open()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,9 +211,9 @@ func TestOtherReplica(t *testing.T) {
 		Issuer: id, Depot: dbs[1], Time: c.now, Shards: 2, URL: "http://pki.example/{n}.crl", Delta: status.Delta{URL: "http://pki.example/delta-{n}.crl"},
 	})
 	point := "/" + new(big.Int).Mod(cert.SerialNumber, big.NewInt(2)).String() + ".crl"
-	listed := func(path string) *x509.RevocationListEntry {
+	listed := func(at string) *x509.RevocationListEntry {
 		w := httptest.NewRecorder()
-		crl.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		crl.ServeHTTP(w, httptest.NewRequest(http.MethodGet, at, nil))
 		got := parse(t, w.Body.Bytes(), ca)
 		i := slices.IndexFunc(got.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(cert.SerialNumber) == 0 })
 		if i < 0 {
@@ -198,15 +221,15 @@ func TestOtherReplica(t *testing.T) {
 		}
 		return &got.RevokedCertificateEntries[i]
 	}
-	await := func(path string, ok func(*x509.RevocationListEntry) bool) {
+	await := func(at string, ok func(*x509.RevocationListEntry) bool) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-			e := listed(path)
+			e := listed(at)
 			if ok(e) {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("%s has %+v", path, e)
+				t.Fatalf("%s has %+v", at, e)
 			}
 		}
 	}
@@ -218,8 +241,21 @@ func TestOtherReplica(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	o := newOCSP(t, status.OCSPConfig{Issuer: ca.Certificate(), Responder: newResponder(t, ca, sceptest.P256()), Depot: dbs[1]})
+	ask := func() *ocsp.Response {
+		w := httptest.NewRecorder()
+		o.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path(question(t, ca, cert.SerialNumber, crypto.SHA1)), nil))
+		got, err := ocsp.ParseResponse(w.Body.Bytes(), ca.Certificate())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
 	await(point, none)
 	await("/delta-"+point[1:], none)
+	if got := ask(); got.Status != ocsp.Good {
+		t.Errorf("OCSP: %d", got.Status)
+	}
 	for _, step := range []struct {
 		revoke     scep.RevocationReason
 		full, next func(*x509.RevocationListEntry) bool
@@ -236,6 +272,9 @@ func TestOtherReplica(t *testing.T) {
 		}
 		if err != nil {
 			t.Fatal(err)
+		}
+		if got := ask(); (got.Status == ocsp.Good) != (step.revoke < 0) || step.revoke >= 0 && got.RevocationReason != int(step.revoke) {
+			t.Errorf("OCSP after %v: status %d, reason %d", step.revoke, got.Status, got.RevocationReason)
 		}
 		await(point, step.full)
 		await("/delta-"+point[1:], step.next)
