@@ -39,6 +39,20 @@ func TestConformanceCRL(t *testing.T) {
 		srv, source := offer(t)
 		ca := source.ca.Certificate()
 		ask(t, newConformer(srv), source, ca.RawSubject, ca.SerialNumber)
+		if got := source.asked(); got.Cmp(ca.SerialNumber) != 0 {
+			t.Errorf("a stranger is given the CRL that covers %x, want %x", got, ca.SerialNumber)
+		}
+		// Whoever has a certificate is given the shard in which that would be.
+		d, cert := holder(t, srv)
+		ask(t, d.As(cert, d.Key), source, ca.RawSubject, ca.SerialNumber)
+		if got := source.asked(); got.Cmp(cert.SerialNumber) != 0 {
+			t.Errorf("the holder of %x is given the CRL that covers %x", cert.SerialNumber, got)
+		}
+		other := new(big.Int).Add(cert.SerialNumber, big.NewInt(1))
+		ask(t, d.As(cert, d.Key), source, ca.RawSubject, other)
+		if got := source.asked(); got.Cmp(other) != 0 {
+			t.Errorf("asked about %x, is given the CRL that covers %x", other, got)
+		}
 	})
 	c.run("CRL-03", func(t *testing.T) {
 		d, cert := holder(t, refused)
@@ -74,12 +88,20 @@ func TestConformanceCRL(t *testing.T) {
 
 // oneCRL is a CRLSource.
 type oneCRL struct {
-	t   *testing.T
-	ca  *scep.Identity
-	mu  sync.Mutex
-	n   int64
-	der []byte
-	err error
+	t    *testing.T
+	ca   *scep.Identity
+	mu   sync.Mutex
+	n    int64
+	der  []byte
+	err  error
+	last *big.Int // serial number
+}
+
+// asked returns the serial number that was asked for last.
+func (s *oneCRL) asked() *big.Int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
 }
 
 func (s *oneCRL) become(der []byte, err error) {
@@ -101,11 +123,12 @@ func (s *oneCRL) renew() []byte {
 	return der
 }
 
-func (s *oneCRL) CRL(_ context.Context, issuer []byte, _ *big.Int) ([]byte, error) {
+func (s *oneCRL) CRL(_ context.Context, issuer []byte, serial *big.Int) ([]byte, error) {
 	if !bytes.Equal(issuer, s.ca.Certificate().RawSubject) {
 		return nil, scep.ErrNotFound
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.last = serial
 	return s.der, s.err
 }

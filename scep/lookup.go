@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/big"
+	"slices"
 )
 
 // poll answers CertPoll: it goes on with the newest request of this transaction ID and key.
@@ -27,14 +29,20 @@ func (h *Handler) poll(ctx context.Context, in *inbound) (*outcome, error) {
 // maxCRL is the size of the largest CRL that is sent over SCEP, where it is copied several times.
 const maxCRL = 1 << 20
 
-// getCRL answers GetCRL, to everybody: a CRL is no secret. It goes by the issuer's name; clients
-// put the CA's own serial number in place of that of the certificate in question.
+// getCRL answers GetCRL, to everybody: a CRL is no secret. It goes by the issuer's name. Some clients
+// put the CA's own serial number in place of that of the certificate in question: they mean their own.
 func (h *Handler) getCRL(ctx context.Context, in *inbound) (*outcome, error) {
 	unknown := refuse(BadCertID, ReasonUnknown, "no such CRL", nil)
 	if in.issuer == nil {
 		return nil, unknown
 	}
-	crl, err := h.c.CRL.CRL(ctx, in.issuer, in.serial)
+	serial := in.serial
+	if signer := in.msg.Signer; bytes.Equal(signer.RawIssuer, in.issuer) && slices.ContainsFunc(h.cas, func(a *authority) bool {
+		return bytes.Equal(a.cert().RawSubject, in.issuer) && a.cert().SerialNumber.Cmp(serial) == 0
+	}) {
+		serial = new(big.Int).SetBytes(signer.RawSerial)
+	}
+	crl, err := h.c.CRL.CRL(ctx, in.issuer, serial)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil, unknown

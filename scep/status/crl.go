@@ -89,7 +89,7 @@ type Delta struct {
 //
 // A CRL is also due when the depot has other revocations than it, whoever made them: a request finds
 // that out by asking the depot for the most recent ones. It does so at most once a second, and takes
-// no more than a tenth of the time with it and with what has to be made. So the CRLs of several
+// no more than a fifth of the time with it and with what has to be made. So the CRLs of several
 // processes over one depot follow a revocation within seconds; see [CRL.Renew] for at once.
 //
 // CRL numbers are the time in nanoseconds, one sequence for full and delta CRLs. They rise with each
@@ -251,7 +251,8 @@ func (crl *CRL) DistributionPoints(issuer []byte, serial *big.Int) []string {
 }
 
 // CRL implements [scep.CRLSource]: it returns the newest full CRL in which a certificate with this
-// serial number would be, or [scep.ErrNotFound] for another issuer's.
+// serial number would be, or [scep.ErrNotFound] for another issuer's. Others get the same slice: do not
+// change it.
 func (crl *CRL) CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte, error) {
 	if !bytes.Equal(issuer, crl.signer.cert.RawSubject) {
 		return nil, scep.ErrNotFound

@@ -3,10 +3,8 @@ package status_test
 import (
 	"bytes"
 	"context"
-	"crypto"
 	"crypto/x509"
 	"fmt"
-	"io"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -15,12 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ocsp"
-
 	"github.com/scepkit/scepkit/depot"
-	"github.com/scepkit/scepkit/depot/postgres"
-	"github.com/scepkit/scepkit/depot/postgres/postgrestest"
-	"github.com/scepkit/scepkit/depot/sqlite"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
 	"github.com/scepkit/scepkit/scep/status"
@@ -170,121 +163,6 @@ func TestRenewStorm(t *testing.T) {
 	}
 	if n := k.count(); n != 3 {
 		t.Errorf("signed %d times, want 3", n)
-	}
-}
-
-// TestOtherReplica revokes in one process: the OCSP answers of another over the same database say so
-// at once, and its CRL lists it soon, although nobody tells it. Nothing is signed while nothing changes.
-func TestOtherReplica(t *testing.T) {
-	t.Run("SQLite", func(t *testing.T) {
-		path := t.TempDir() + "/scep.db"
-		otherReplica(t, func() (database, error) { return sqlite.Open(path) })
-	})
-	t.Run("PostgreSQL", func(t *testing.T) {
-		url := postgrestest.Shared(t).Database(t)
-		otherReplica(t, func() (database, error) { return postgres.Open(t.Context(), postgres.Config{URL: url}) })
-	})
-}
-
-type database interface {
-	scep.Depot
-	scep.RevocationLister
-	io.Closer
-}
-
-func otherReplica(t *testing.T, open func() (database, error)) {
-	ca := sceptest.NewCA(t)
-	var dbs []database
-	for range 2 {
-		db, err := open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer db.Close()
-		dbs = append(dbs, db)
-	}
-	srv := sceptest.NewServer(t, scep.Config{CA: ca, Depot: dbs[0]})
-	cert := srv.Device(0).Enroll(t)
-	id, k := withKey(ca)
-	c := newClock()
-	crl := newCRL(t, status.CRLConfig{
-		Issuer: id, Depot: dbs[1], Time: c.now, Shards: 2, URL: "http://pki.example/{n}.crl", Delta: status.Delta{URL: "http://pki.example/delta-{n}.crl"},
-	})
-	point := "/" + new(big.Int).Mod(cert.SerialNumber, big.NewInt(2)).String() + ".crl"
-	listed := func(at string) *x509.RevocationListEntry {
-		w := httptest.NewRecorder()
-		crl.ServeHTTP(w, httptest.NewRequest(http.MethodGet, at, nil))
-		got := parse(t, w.Body.Bytes(), ca)
-		i := slices.IndexFunc(got.RevokedCertificateEntries, func(e x509.RevocationListEntry) bool { return e.SerialNumber.Cmp(cert.SerialNumber) == 0 })
-		if i < 0 {
-			return nil
-		}
-		return &got.RevokedCertificateEntries[i]
-	}
-	await := func(at string, ok func(*x509.RevocationListEntry) bool) {
-		t.Helper()
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-			e := listed(at)
-			if ok(e) {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s has %+v", at, e)
-			}
-		}
-	}
-	reason := func(want scep.RevocationReason) func(*x509.RevocationListEntry) bool {
-		return func(e *x509.RevocationListEntry) bool { return e != nil && e.ReasonCode == int(want) }
-	}
-	none := func(e *x509.RevocationListEntry) bool { return e == nil }
-	rec, err := dbs[0].GetSerial(t.Context(), cert.RawIssuer, cert.SerialNumber)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o := newOCSP(t, status.OCSPConfig{Issuer: ca.Certificate(), Responder: newResponder(t, ca, sceptest.P256()), Depot: dbs[1]})
-	ask := func() *ocsp.Response {
-		w := httptest.NewRecorder()
-		o.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path(question(t, ca, cert.SerialNumber, crypto.SHA1)), nil))
-		got, err := ocsp.ParseResponse(w.Body.Bytes(), ca.Certificate())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return got
-	}
-	await(point, none)
-	await("/delta-"+point[1:], none)
-	if got := ask(); got.Status != ocsp.Good {
-		t.Errorf("OCSP: %d", got.Status)
-	}
-	for _, step := range []struct {
-		revoke     scep.RevocationReason
-		full, next func(*x509.RevocationListEntry) bool
-	}{
-		{scep.CertificateHold, reason(scep.CertificateHold), reason(scep.CertificateHold)},
-		{-1, none, reason(8)},
-		{scep.Superseded, reason(scep.Superseded), reason(scep.Superseded)},
-		{scep.KeyCompromise, reason(scep.KeyCompromise), reason(scep.KeyCompromise)},
-	} {
-		if step.revoke < 0 {
-			err = srv.Handler.Unrevoke(t.Context(), rec.ID, scep.Decision{})
-		} else {
-			err = srv.Handler.Revoke(t.Context(), rec.ID, step.revoke, scep.Decision{})
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := ask(); (got.Status == ocsp.Good) != (step.revoke < 0) || step.revoke >= 0 && got.RevocationReason != int(step.revoke) {
-			t.Errorf("OCSP after %v: status %d, reason %d", step.revoke, got.Status, got.RevocationReason)
-		}
-		await(point, step.full)
-		await("/delta-"+point[1:], step.next)
-	}
-	before := k.count()
-	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		listed(point)
-	}
-	if k.count() != before {
-		t.Errorf("signed %d times although nothing changed", k.count()-before)
 	}
 }
 

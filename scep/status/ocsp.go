@@ -56,8 +56,8 @@ type OCSPConfig struct {
 	// Timeout bounds one answer; if zero, 10 seconds. After it the answer is tryLater.
 	Timeout time.Duration
 
-	// Log receives a record for each answer (Debug) and for our own failures (Error). If nil,
-	// [slog.Default] is used.
+	// Log receives a record for each answer (Debug) and for our own failures (Error; those that
+	// come in thousands, one a second). If nil, [slog.Default] is used.
 	Log *slog.Logger
 
 	// Time returns the current time. If nil, time.Now is used.
@@ -82,6 +82,7 @@ type OCSP struct {
 	renewing  chan struct{}             // holds a token while Renew is called
 	tried     atomic.Pointer[time.Time] // when Renew failed last, or nil
 	failed    atomic.Pointer[time.Time] // when signing failed last, or nil if it did not since
+	told      atomic.Int64              // the second in which a failure was logged last
 	turns     chan struct{}             // holds one token for each signature under way
 	waiting   chan struct{}             // and for each request that waits for one, too
 	cache     *cache

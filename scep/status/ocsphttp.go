@@ -104,8 +104,8 @@ func (all OCSPs) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		o.tell(r.Context(), slog.LevelError, err)
 		refuse(w, internalError)
 		return
-	case err != nil: // the depot or the key is away
-		o.tell(r.Context(), slog.LevelError, err)
+	case err != nil: // the depot or the key is away, or busy
+		o.tell(r.Context(), o.level(), err)
 		refuse(w, tryLater)
 		return
 	}
@@ -140,6 +140,15 @@ func (a *answer) headers(header http.Header, now time.Time, has string) bool {
 		}
 	}
 	return false
+}
+
+// level is how a failure is logged that is likely to come in thousands: one a second as an error.
+func (o *OCSP) level() slog.Level {
+	now := time.Now().Unix()
+	if last := o.told.Load(); last != now && o.told.CompareAndSwap(last, now) {
+		return slog.LevelError
+	}
+	return slog.LevelDebug
 }
 
 func (o *OCSP) tell(ctx context.Context, level slog.Level, err error) {

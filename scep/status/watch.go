@@ -83,7 +83,7 @@ func (crl *CRL) notice(ctx context.Context) {
 		return
 	}
 	ended := time.Now()
-	crl.watch.next = ended.Add(max(noticeEvery, 10*(ended.Sub(started)+g.took)))
+	crl.watch.next = ended.Add(max(noticeEvery, 4*(ended.Sub(started)+g.took)))
 	if now.sum != g.seen.sum {
 		crl.Renew()
 	}
