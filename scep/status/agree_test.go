@@ -2,6 +2,8 @@ package status_test
 
 import (
 	"bytes"
+	"context"
+	"crypto"
 	"crypto/x509"
 	"fmt"
 	"net/http"
@@ -137,4 +139,26 @@ func ExampleNewCRL() {
 	mux.Handle("/scep", h)
 	mux.Handle("/crl/", crl)
 	// Output: status: CRLConfig.Issuer: is required
+}
+
+// ExampleNewOCSP answers with a key that has a new certificate made for it whenever that is due.
+func ExampleNewOCSP() {
+	var (
+		ca  *scep.Identity // from a backend package
+		key crypto.Signer  // of the responder
+		db  *sqlite.DB
+	)
+	o, err := status.NewOCSP(status.OCSPConfig{
+		Issuer: ca.Certificate(), Depot: db,
+		Renew: func(ctx context.Context) (*scep.Identity, error) {
+			cert, err := status.IssueResponder(ctx, ca, key.Public(), status.ResponderOptions{})
+			return &scep.Identity{Certificates: []*x509.Certificate{cert}, Key: key}, err
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	http.Handle("/ocsp/", o)
+	// Output: status: OCSPConfig.Issuer: is required
 }

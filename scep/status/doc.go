@@ -10,8 +10,8 @@
 // With a URL, certificates that h issues name the list that they would be in.
 //
 // What [scep.Handler.Revoke] wrote is in the next OCSP answer, also of other processes over the same
-// depot. It is in the next CRL of the process that revoked, and some seconds later at most in those of
-// others. Whoever has an older one may go on using it until its nextUpdate, and caches on the way until
+// depot. It is in the next CRL, where that is the handler's Config.CRL; in others over the same depot it
+// is some seconds later. Whoever has an older one may go on using it until its nextUpdate, and caches on the way until
 // their max-age.
 package status
 

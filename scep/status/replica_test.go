@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,8 @@ import (
 	"github.com/scepkit/scepkit/scep/status"
 )
 
+func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m)) }
+
 // TestOtherReplica revokes in one process: the OCSP answers of another over the same database say so
 // at once, and its CRL lists it soon, although nobody tells it. Nothing is signed while nothing changes.
 func TestOtherReplica(t *testing.T) {
@@ -32,11 +35,14 @@ func TestOtherReplica(t *testing.T) {
 
 // onBoth runs a test over SQLite and PostgreSQL. open opens the same database each time.
 func onBoth(t *testing.T, test func(t *testing.T, open func() (database, error))) {
+	t.Parallel()
 	t.Run("SQLite", func(t *testing.T) {
+		t.Parallel()
 		path := t.TempDir() + "/scep.db"
 		test(t, func() (database, error) { return sqlite.Open(path) })
 	})
 	t.Run("PostgreSQL", func(t *testing.T) {
+		t.Parallel()
 		url := postgrestest.Shared(t).Database(t)
 		test(t, func() (database, error) { return postgres.Open(t.Context(), postgres.Config{URL: url}) })
 	})

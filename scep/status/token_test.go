@@ -23,6 +23,7 @@ import (
 
 // TestToken has the keys of the CA and of its OCSP responder in a token that goes away.
 func TestToken(t *testing.T) {
+	t.Parallel()
 	plain := hsmtest.SoftHSM(t)
 	for label, kind := range map[string]backend.KeyType{"ca": backend.P256, "responder": backend.RSA2048} {
 		key, err := backend.Create(t.Context(), plain.URI(label), backend.Spec{KeyType: kind}, pkcs11.Driver{})
