@@ -25,7 +25,7 @@ func (h *Handler) Approve(ctx context.Context, id ID, d Decision) (*x509.Certifi
 		}
 		req.Approved = true
 		if rec.Renews != "" { // whose names the policy must keep to
-			if req.Renews, err = h.renewed(ctx, rec.Renews); err != nil {
+			if req.Renews, err = h.renewed(ctx, rec); err != nil {
 				return nil, err
 			}
 		}

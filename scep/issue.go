@@ -69,7 +69,7 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 		return depotError("reading", out.rec.ID, err)
 	}
 	if out.rec.Renews != "" {
-		if out.req.Renews, err = h.renewed(ctx, out.rec.Renews); err != nil {
+		if out.req.Renews, err = h.renewed(ctx, out.rec); err != nil {
 			return h.deny(ctx, out, err)
 		}
 	}
@@ -243,7 +243,7 @@ func (h *Handler) confirm(ctx context.Context, out *outcome) error {
 		return depotError("reading", out.rec.ID, err)
 	}
 	if out.rec.Renews != "" && out.req.Renews == nil {
-		if out.req.Renews, err = h.renewed(ctx, out.rec.Renews); err != nil {
+		if out.req.Renews, err = h.renewed(ctx, out.rec); err != nil {
 			return err
 		}
 	}

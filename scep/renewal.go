@@ -142,7 +142,7 @@ func (h *Handler) unissued(ctx context.Context, renewals []ID, check func() erro
 			if err := check(); err != nil {
 				return 0, err
 			}
-			rec.State, rec.FailInfo, rec.Reason, rec.Changed = Denied, BadRequest, "another renewal took its place", h.c.Time()
+			rec.State, rec.FailInfo, rec.Reason, rec.Changed = Denied, BadRequest, tookItsPlace, h.c.Time()
 			err := h.c.Depot.Update(ctx, rec)
 			if err == nil {
 				return i, nil
@@ -193,20 +193,28 @@ func checkRenewedNames(old, next *x509.Certificate) error {
 	return nil
 }
 
-// renewed returns the certificate of the record that a renewal renews.
-func (h *Handler) renewed(ctx context.Context, id ID) (*x509.Certificate, error) {
-	rec, err := h.c.Depot.Get(ctx, id)
+// renewed returns the certificate that rec renews, or a refusal if rec no longer may: the certificate
+// has been revoked, or authorises other renewals, as many as it may, in place of this one.
+func (h *Handler) renewed(ctx context.Context, rec *Record) (*x509.Certificate, error) {
+	refuse := func(text string) error { return refuse(BadRequest, ReasonRenewal, text, nil) }
+	old, err := h.c.Depot.Get(ctx, rec.Renews)
 	if errors.Is(err, ErrNotFound) { // pruned meanwhile
-		return nil, refuse(BadRequest, ReasonRenewal, notIssuedHere, nil)
+		return nil, refuse(notIssuedHere)
 	}
 	if err != nil {
-		return nil, depotError("reading", id, err)
+		return nil, depotError("reading", rec.Renews, err)
 	}
-	if rec.State != Issued {
-		return nil, refuse(BadRequest, ReasonRenewal, "the certificate that signed the message is revoked", nil)
+	limit := h.c.Renewal.Max
+	switch {
+	case old.State != Issued:
+		return nil, refuse("the certificate that signed the message is revoked")
+	case rec.State != Issued && limit >= 0 && len(old.RenewedBy) >= limit && !slices.Contains(old.RenewedBy, rec.ID):
+		return nil, refuse(tookItsPlace)
 	}
-	return x509.ParseCertificate(rec.Certificate)
+	return x509.ParseCertificate(old.Certificate)
 }
+
+const tookItsPlace = "another renewal took its place"
 
 func equalKeys(a, b crypto.PublicKey) bool {
 	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
