@@ -177,6 +177,7 @@ const (
 	RSA4096         // RSA with 4096 bits
 	P256            // ECDSA on P-256; a CA needs an RA
 	P384            // ECDSA on P-384; a CA needs an RA
+	Ed25519         // EdDSA on edwards25519 (RFC 8410), in files; a CA needs an RA, and many devices cannot verify it
 )
 
 // String returns the name that ParseKeyType takes, as "rsa2048".
@@ -187,7 +188,7 @@ func (t KeyType) String() string {
 	return fmt.Sprintf("KeyType(%d)", uint8(t))
 }
 
-// ParseKeyType returns the kind of key named rsa2048, rsa3072, rsa4096, p256 or p384.
+// ParseKeyType returns the kind of key named rsa2048, rsa3072, rsa4096, p256, p384 or ed25519.
 func ParseKeyType(s string) (KeyType, error) {
 	if i := slices.Index(keyTypes(), s); i >= 0 {
 		return KeyType(i), nil
@@ -195,7 +196,7 @@ func ParseKeyType(s string) (KeyType, error) {
 	return 0, fmt.Errorf("backend: there is no kind of key %q; use %s: %w", s, strings.Join(keyTypes(), ", "), ErrUnsupported)
 }
 
-func keyTypes() []string { return []string{"rsa2048", "rsa3072", "rsa4096", "p256", "p384"} }
+func keyTypes() []string { return []string{"rsa2048", "rsa3072", "rsa4096", "p256", "p384", "ed25519"} }
 
 // Describe returns the kind of a public key, as "RSA-2048" or "ECDSA P-256".
 func Describe(pub crypto.PublicKey) string {

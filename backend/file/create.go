@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -128,6 +129,9 @@ func generate(t backend.KeyType) (crypto.Signer, error) {
 		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	case backend.P384:
 		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case backend.Ed25519:
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
 	}
 	return nil, fmt.Errorf("file: unknown KeyType %d: %w", t, backend.ErrUnsupported)
 }

@@ -2,7 +2,6 @@ package file
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -104,15 +103,15 @@ func onlyFiles(t *testing.T, dir string, want ...string) {
 
 func TestCreateCAOptions(t *testing.T) {
 	subject := pkix.Name{Country: []string{"DE"}, Organization: []string{"Example"}, CommonName: "Example CA"}
-	for kind, curve := range map[backend.KeyType]string{backend.P256: "P-256", backend.P384: "P-384"} {
+	for kind, want := range map[backend.KeyType]string{backend.P256: "ECDSA P-256", backend.P384: "ECDSA P-384", backend.Ed25519: "Ed25519"} {
 		chain, key := caFiles(t)
 		id, err := CreateCA(chain, key, CAOptions{KeyType: kind, Subject: subject, Validity: time.Hour})
 		if err != nil {
 			t.Fatal(err)
 		}
 		cert := id.Certificate()
-		if got := cert.PublicKey.(*ecdsa.PublicKey).Params().Name; got != curve {
-			t.Errorf("curve %s, want %s", got, curve)
+		if got := backend.Describe(cert.PublicKey); got != want {
+			t.Errorf("key is %s, want %s", got, want)
 		}
 		if cert.KeyUsage != x509.KeyUsageCertSign|x509.KeyUsageCRLSign|x509.KeyUsageDigitalSignature {
 			t.Errorf("key usage %b", cert.KeyUsage)

@@ -120,7 +120,7 @@ func generate(c *crypto11.Context, n keyName, spec backend.Spec, full bool) erro
 	case backend.P384:
 		_, err = c.GenerateECDSAKeyPairWithAttributes(public, private, elliptic.P384())
 	default:
-		err = fmt.Errorf("unknown kind of key %v: %w", spec.KeyType, backend.ErrUnsupported)
+		err = fmt.Errorf("no token makes a key of kind %v; use RSA or ECDSA: %w", spec.KeyType, backend.ErrUnsupported)
 	}
 	return err
 }

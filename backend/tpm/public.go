@@ -130,7 +130,7 @@ func keyTemplate(t backend.KeyType, decrypt bool) (tpm2.TPMTPublic, error) {
 	case backend.P384:
 		curve = tpm2.TPMECCNistP384
 	default:
-		return out, fmt.Errorf("there is no kind of key %v: %w", t, backend.ErrUnsupported)
+		return out, fmt.Errorf("no TPM makes a key of kind %v; use RSA or ECDSA: %w", t, backend.ErrUnsupported)
 	}
 	if bits != 0 {
 		out.Type = tpm2.TPMAlgRSA

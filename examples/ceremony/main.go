@@ -112,7 +112,7 @@ func (c *command) parse(name string, args []string) error {
 	f.StringVar(&c.key, "key", "", "`URI` of the key")
 	f.StringVar(&c.transcript, "transcript", "", "append what was done to this `file`")
 	kind := func() {
-		f.StringVar(&c.kind, "type", "rsa2048", "`kind` of key: rsa2048, rsa3072, rsa4096, p256 or p384; RSA for an RA")
+		f.StringVar(&c.kind, "type", "rsa2048", "`kind` of key: rsa2048, rsa3072, rsa4096, p256, p384 or, in a file, ed25519; RSA for an RA")
 	}
 	subject := func() {
 		needs = append(needs, "cn")

@@ -63,7 +63,7 @@ func command(ctx context.Context, args []string) (status int, err error) {
 	set.StringVar(&o.addr, "addr", "127.0.0.1:8080", "listen on this `address`; port 0: any that is free")
 	set.StringVar(&o.data, "data", "", "keep everything in this `folder`, and use it again; default: a temporary one")
 	set.StringVar(&o.database, "database", "", "use the PostgreSQL at this `URL`, which is then not killed, in place of one of the program's own")
-	set.StringVar(&o.caKey, "ca-key", "p256", "`kind` of key for a CA that is made: rsa2048, rsa3072, rsa4096, p256 or p384")
+	set.StringVar(&o.caKey, "ca-key", "p256", "`kind` of key for a CA that is made: rsa2048, rsa3072, rsa4096, p256, p384 or ed25519")
 	set.BoolVar(&o.verbose, "v", false, "show what the servers log")
 	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0, nil

@@ -150,6 +150,7 @@ func TestStrongSwan(t *testing.T) {
 		{"rsa2048", []string{"-renew-always"}, nil, "ca.pem"},
 		{"rsa3072 memory", []string{"-renew-always", "-memory", "-ca-key", "rsa3072"}, []string{"--digest", "sha512"}, "ca.pem"},
 		{"p256 with RA", []string{"-renew-always", "-ca-key", "p256"}, nil, "ra.pem"},
+		{"ed25519 with RA", []string{"-renew-always", "-ca-key", "ed25519"}, nil, "ra.pem"},
 		{"p384 with RA, held back", []string{"-renew-always", "-ca-key", "p384", "-hold", "1s"}, []string{"--interval", "1"}, "ra.pem"},
 		{"pss", []string{"-renew-always"}, []string{"--rsa-padding", "pss"}, "ca.pem"},
 		{"3des sha1", []string{"-renew-always", "-legacy"}, []string{"--cipher", "des3", "--digest", "sha1"}, "ca.pem"},

@@ -69,7 +69,7 @@ func Main(p Program) {
 	flag.StringVar(&o.addr, "addr", "127.0.0.1:8080", "listen on this `address`")
 	flag.StringVar(&o.dir, "dir", p.Dir, "keep what the server needs, as challenge and database, in this `folder`")
 	flag.StringVar(&o.challenge, "challenge", "", "admit who knows this `secret`, in place of the one in the folder")
-	flag.StringVar(&o.caKey, "ca-key", "rsa2048", "`kind` of key for a CA that is made: rsa2048, rsa3072, rsa4096, p256 or p384")
+	flag.StringVar(&o.caKey, "ca-key", "rsa2048", "`kind` of key for a CA that is made: rsa2048, rsa3072, rsa4096, p256, p384 or ed25519")
 	flag.BoolVar(&o.legacy, "legacy", false, "admit Triple DES and SHA-1, and open requests in single DES")
 	flag.BoolVar(&o.renewAlways, "renew-always", false, "renew certificates at any time, not only in the last third of their life")
 	flag.DurationVar(&o.hold, "hold", 0, "let each new request wait this long for approval, to see how a device polls")
