@@ -147,8 +147,8 @@ func TestUnknownKinds(t *testing.T) {
 	t.Log(err)
 	_, err = tpm.Create(t.Context(), n, backend.Spec{KeyType: backend.P256, Decrypt: true})
 	checkError(t, err, backend.ErrUnsupported, "make an RSA key")
-	_, err = tpm.Create(t.Context(), n, backend.Spec{KeyType: 99})
-	checkError(t, err, backend.ErrUnsupported, "no kind of key")
+	_, err = tpm.Create(t.Context(), n, backend.Spec{KeyType: backend.Ed25519})
+	checkError(t, err, backend.ErrUnsupported, "no TPM makes a key of kind ed25519")
 	_, err = tpm.Create(t.Context(), Name{Handle: 0x81010000}, backend.Spec{})
 	checkError(t, err, backend.ErrUnsupported, "tpm2_evictcontrol")
 	if entries := must(os.ReadDir(n.File[:len(n.File)-7])); len(entries) != 0 {
