@@ -145,6 +145,12 @@ func (d *device) messageWith(t testing.TB, kind string, content []byte, to *x509
 	if err != nil {
 		t.Fatal(err)
 	}
+	return d.sign(t, kind, env, hash)
+}
+
+// sign signs an envelope as a message of this type.
+func (d *device) sign(t testing.TB, kind string, env []byte, hash crypto.Hash) []byte {
+	t.Helper()
 	nonce := make([]byte, 16)
 	rand.Read(nonce)
 	msg, err := cms.SignMessage(context.Background(), env, &cms.Attributes{

@@ -37,3 +37,10 @@ func family(pid int) []int {
 	}
 	return all
 }
+
+// zombie reports whether a process has ended, and only its number is left.
+func zombie(pid int) bool {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := bytes.Cut(stat, []byte(") ")) // after the name; servers have no ")" in theirs
+	return bytes.HasPrefix(rest, []byte("Z"))
+}

@@ -13,6 +13,8 @@ func attributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: tr
 
 func supervise(f func()) { f() }
 
+func zombie(int) bool { return false }
+
 // family returns the process and its children, which have process groups of their own.
 func family(pid int) []int {
 	all := []int{pid}

@@ -59,4 +59,6 @@ func signal(sig syscall.Signal, pids ...int) {
 	}
 }
 
-func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
+// alive reports whether a process goes on. One that has ended, and that nobody has waited for yet,
+// does not.
+func alive(pid int) bool { return syscall.Kill(pid, 0) == nil && !zombie(pid) }
