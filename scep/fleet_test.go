@@ -81,7 +81,9 @@ func (c cheap) handler(t testing.TB, s store) *scep.Handler {
 	return h
 }
 
-func openPostgres(t testing.TB, c postgres.Config) store {
+// openReplica opens a depot over PostgreSQL as c says, or as a server would that sets no more than
+// the URL.
+func openReplica(t testing.TB, c postgres.Config) store {
 	t.Helper()
 	db, err := postgres.Open(t.Context(), c)
 	if err != nil {
@@ -113,17 +115,6 @@ func number(t testing.TB, variable string, n, short int) int {
 		return short
 	}
 	return n
-}
-
-// A noted is a ChallengeStore that knows under which hash the last challenge was stored.
-type noted struct {
-	scep.ChallengeStore
-	hash scep.ID
-}
-
-func (n *noted) PutChallenge(ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error {
-	n.hash = c.Hash
-	return n.ChallengeStore.PutChallenge(ctx, c, now, limit)
 }
 
 // An enrolment is what one client asks for: one certificate.
@@ -161,7 +152,7 @@ func newFleet(t *testing.T, s store, post func(msg []byte) (*http.Response, erro
 
 // enrolment makes a challenge, and a request with it.
 func (f *fleet) enrolment(name string) (*enrolment, error) {
-	n := &noted{ChallengeStore: f.store}
+	n := &minting{ChallengeStore: f.store}
 	secret, err := (&challenge.OneTime{Store: n, Limit: -1}).New(context.Background(), challenge.Binding{})
 	if err != nil {
 		return nil, err

@@ -56,7 +56,7 @@ func TestKillAtRandom(t *testing.T) {
 	t.Run("PostgreSQL", func(t *testing.T) {
 		t.Parallel()
 		url := postgrestest.Start(t).Database(t)
-		k := newKiller(t, openPostgres(t, postgres.Config{URL: url, Timeout: time.Minute}), 2, "postgres "+url)
+		k := newKiller(t, openReplica(t, postgres.Config{URL: url, Timeout: time.Minute}), 2, "postgres "+url)
 		k.run(func(cycle int) {
 			s := k.servers[cycle%len(k.servers)]
 			s.kill()
@@ -67,7 +67,7 @@ func TestKillAtRandom(t *testing.T) {
 		t.Parallel()
 		db := postgrestest.Start(t) // what a process wrote, its end does not undo: that is for loss of power
 		url := db.Database(t)
-		k := newKiller(t, openPostgres(t, postgres.Config{URL: url}), 2, "postgres "+url)
+		k := newKiller(t, openReplica(t, postgres.Config{URL: url}), 2, "postgres "+url)
 		k.run(func(int) {
 			db.Kill(t)
 			db.Start(t)

@@ -47,7 +47,7 @@ func TestReplicas(t *testing.T) {
 		{"PostgreSQL", 50, func(t *testing.T) (all [3]store) {
 			url := postgrestest.Start(t).Database(t)
 			for i := range all {
-				all[i] = openPostgres(t, postgres.Config{URL: url, Timeout: time.Minute})
+				all[i] = openReplica(t, postgres.Config{URL: url, Timeout: time.Minute})
 			}
 			return all
 		}},
@@ -107,7 +107,7 @@ func (f *fleet) raceForOne(t *testing.T, name string, racers int, replicas [3]*s
 // admitted is an enrolment of the fleet's.
 func (f *fleet) raceWithOne(t *testing.T, name string, racers int, replicas [3]*scep.Handler) {
 	t.Helper()
-	n := &noted{ChallengeStore: f.store}
+	n := &minting{ChallengeStore: f.store}
 	secret := newChallenge(t, &challenge.OneTime{Store: n, Limit: -1})
 	var csrs, envelopes [4][]byte // what they have in common; the rest is in the transaction ID
 	for i := range csrs {
