@@ -71,7 +71,7 @@ func (h *Handler) transaction(in *inbound) ID {
 }
 
 // enroll answers PKCSReq and RenewalReq.
-func (h *Handler) enroll(ctx context.Context, in *inbound, remote string) (*outcome, error) {
+func (h *Handler) enroll(ctx context.Context, in *inbound, remote string) (out *outcome, err error) {
 	var old []byte // the certificate that claims to be renewed
 	if h.claimsRenewal(in) {
 		old = in.msg.Signer.Raw
@@ -84,7 +84,14 @@ func (h *Handler) enroll(ctx context.Context, in *inbound, remote string) (*outc
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer func() {
+		var why *Error
+		if ctx.Err() != nil || errors.As(err, &why) {
+			unlock(nil) // this client's own affair
+			return
+		}
+		unlock(err)
+	}()
 
 	rec := &Record{Transaction: transaction, Profile: h.c.Profile, TransactionID: string(in.msg.TransactionID), RemoteAddr: remote}
 	for {

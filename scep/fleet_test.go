@@ -239,13 +239,14 @@ func (f *fleet) enrol(e *enrolment) {
 // rest is for a client that had no answer.
 func rest() { time.Sleep(10*time.Millisecond + rand.N(30*time.Millisecond)) }
 
-// start has clients enrol until finish is called. Those that are impatient do not ask again where
+// start has clients enrol until finish is called; name is that of all of them. Those that are impatient do not ask again where
 // there was no answer; the others often do although there was one.
-func (f *fleet) start(patient, impatient int) {
+func (f *fleet) start(name string, patient, impatient int) {
+	f.stop.Store(false)
 	for w := range patient + impatient {
 		f.wg.Go(func() {
 			for n := 0; !f.stop.Load(); n++ {
-				e, err := f.enrolment(fmt.Sprintf("client %d, device %d", w, n))
+				e, err := f.enrolment(fmt.Sprintf("%s: client %d, device %d", name, w, n))
 				switch {
 				case err != nil:
 					rest()

@@ -33,12 +33,15 @@ type locks struct {
 }
 
 type lock struct {
-	turn    chan struct{} // holds a token while nobody works
+	turn    chan struct{} // holds a token while nobody works; closed when the work failed
+	failure error         // why, for those who waited
 	waiters int
 }
 
-// lock waits for its turn with id and returns the func that ends it.
-func (l *locks) lock(ctx context.Context, id ID) (unlock func(), err error) {
+// lock waits for its turn with id and returns the func that ends it, with the error with which
+// the work failed for all who wait for it, or nil: they would fail in the same way, one after the
+// other, each as late as the depot is slow to say that it is away.
+func (l *locks) lock(ctx context.Context, id ID) (unlock func(failure error), err error) {
 	l.mu.Lock()
 	if l.held == nil {
 		l.held = make(map[ID]*lock)
@@ -52,18 +55,31 @@ func (l *locks) lock(ctx context.Context, id ID) (unlock func(), err error) {
 	k.waiters++
 	l.mu.Unlock()
 
-	leave := func() {
+	leave := func(failure error) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if k.waiters--; k.waiters == 0 {
+		if failure != nil {
+			k.failure = failure
+			close(k.turn)
+		}
+		if k.waiters--; (k.waiters == 0 || failure != nil) && l.held[id] == k {
 			delete(l.held, id)
 		}
 	}
 	select {
-	case <-k.turn:
-		return func() { k.turn <- struct{}{}; leave() }, nil
+	case _, ok := <-k.turn:
+		if !ok {
+			leave(nil)
+			return nil, k.failure
+		}
+		return func(failure error) {
+			if failure == nil {
+				k.turn <- struct{}{}
+			}
+			leave(failure)
+		}, nil
 	case <-ctx.Done():
-		leave()
+		leave(nil)
 		return nil, context.Cause(ctx)
 	}
 }

@@ -8,7 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
+
+// depotPatience is how long a write that failed may have taken for it to be looked for: the client
+// asks again in any case.
+const depotPatience = time.Second
 
 // goOn takes out.rec as far as it will go. The record is in the depot.
 func (h *Handler) goOn(ctx context.Context, out *outcome) (*outcome, error) {
@@ -106,9 +111,12 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 	rec.State = Issued
 	rec.Certificate = cert.Raw
 	rec.Changed = h.c.Time()
+	begun := time.Now()
 	if err := h.c.Depot.Update(ctx, &rec); err != nil {
-		// It may have happened all the same.
-		found, reading := h.c.Depot.Get(ctx, rec.ID)
+		// It may have happened all the same. A depot that hangs is not waited for twice.
+		lookCtx, cancel := context.WithDeadline(ctx, begun.Add(depotPatience))
+		defer cancel()
+		found, reading := h.c.Depot.Get(lookCtx, rec.ID)
 		if reading != nil || found.State != Issued || !bytes.Equal(found.Certificate, cert.Raw) {
 			return depotError("updating", rec.ID, err)
 		}

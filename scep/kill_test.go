@@ -108,7 +108,7 @@ func newKiller(t *testing.T, s store, servers int, at string) *killer {
 func (k *killer) run(kill func(cycle int)) {
 	k.t.Helper()
 	cycles := number(k.t, cyclesVariable, 200, 10)
-	k.start(6, 2)
+	k.start("kill", 6, 2)
 	begun := time.Now()
 	for cycle := range cycles {
 		until := &k.sent

@@ -41,8 +41,14 @@ var (
 	_ scep.Spender          = (*DB)(nil)
 )
 
-// lockWait is how long another process may hold the file before writers are told.
-const lockWait = 5 * time.Second
+const (
+	// lockWait is how long another process may hold the file before writers are told. Devices
+	// get an answer while it hangs, and come again.
+	lockWait = 1500 * time.Millisecond
+
+	// openWait is the same for Open.
+	openWait = 5 * time.Second
+)
 
 // DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner], a
 // [scep.ChallengeStore] and a [scep.Spender] over one file. A write whose context ends while it
@@ -79,7 +85,7 @@ func Open(path string) (*DB, error) {
 	wal, _ := os.Stat(full + "-wal")
 	leftBehind := wal != nil && wal.Size() > 0
 
-	c, err := connect(full, lockWait)
+	c, err := connect(full, openWait)
 	if err != nil {
 		return nil, explain(full, err)
 	}
