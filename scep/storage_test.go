@@ -271,3 +271,53 @@ func must[T any](v T, err error) T {
 	}
 	return v
 }
+
+// TestLostConnections loses the connection to PostgreSQL at every request that an enrolment makes
+// of it, at every moment: before it arrived, after it was carried out, and in the answer that it
+// has been committed.
+func TestLostConnections(t *testing.T) {
+	c := newCheap(t)
+	p := newPace(t)
+	for _, cut := range postgrestest.Cuts {
+		if cut == postgrestest.Hang && testing.Short() {
+			continue // of most of them, all the time that a depot has is waited
+		}
+		t.Run(cut.String(), func(t *testing.T) {
+			t.Parallel()
+			config := newSchema(t)
+			proxy := postgrestest.Shared(t).Proxy(t)
+			f := newFleet(t, openPostgres(t, config), nil)
+			config.URL, config.MaxConns = proxy.URL(config.URL), 1
+			unanswered := 0
+			for skip := 0; ; skip++ {
+				db := must(postgres.Open(t.Context(), config)) // whose first statements are not prepared yet
+				h := c.handler(t, db)
+				f.post = func(msg []byte) (*http.Response, error) {
+					begun := time.Now()
+					resp := respond(h, msg)
+					p.took(t, time.Since(begun))
+					return resp, nil
+				}
+				e := f.must(fmt.Sprint("request ", skip))
+				proxy.Arm(cut, skip)
+				if _, err := f.ask(e, e.pkcsReq(t, f.to)); errors.Is(err, errRefused) {
+					t.Error(err)
+				} else if err != nil {
+					unanswered++
+				}
+				lost := proxy.Disarm()
+				f.enrol(e)
+				db.Close()
+				if !lost {
+					if skip < 4 {
+						t.Errorf("an enrolment makes %d requests, want 4 at least", skip)
+					}
+					t.Logf("lost at %d requests, of which %d were answered with 503; the slowest answer took %v", skip, unanswered,
+						time.Duration(p.slowest.Load()).Round(time.Millisecond))
+					break
+				}
+			}
+			f.finish()
+		})
+	}
+}
