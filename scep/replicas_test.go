@@ -30,21 +30,21 @@ func TestReplicas(t *testing.T) {
 	const racers = 100
 	for _, kind := range []struct {
 		name   string
-		rounds int // which takes about 20 seconds with the race detector
+		rounds int // of each race, which take 10 to 20 seconds with the race detector
 		open   func(t *testing.T) [3]store
 	}{
 		{"Memory", 100, func(t *testing.T) [3]store {
 			m := &depot.Memory{}
 			return [3]store{m, m, m}
 		}},
-		{"SQLite", 50, func(t *testing.T) (all [3]store) {
+		{"SQLite", 30, func(t *testing.T) (all [3]store) {
 			path := filepath.Join(t.TempDir(), "scep.db")
 			for i := range all {
 				all[i] = openSQLite(t, path)
 			}
 			return all
 		}},
-		{"PostgreSQL", 50, func(t *testing.T) (all [3]store) {
+		{"PostgreSQL", 30, func(t *testing.T) (all [3]store) {
 			url := postgrestest.Start(t).Database(t)
 			for i := range all {
 				all[i] = openReplica(t, postgres.Config{URL: url, Timeout: time.Minute})
