@@ -4,10 +4,13 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
 	"unsafe"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/scepkit/scepkit/depot/postgres"
 	"github.com/scepkit/scepkit/depot/postgres/postgrestest"
@@ -28,6 +31,44 @@ func TestStorageDiskFullPostgres(t *testing.T) {
 	o := full(dir)
 	o.some = true // in pages that the tables have
 	endure(t, openReplica(t, postgres.Config{URL: server.Database(t)}), o)
+}
+
+// TestStorageLogFullPostgres has no room for PostgreSQL's log of what it commits, with which it
+// ends.
+func TestStorageLogFullPostgres(t *testing.T) {
+	postgrestest.Shared(t) // or skip
+	dir := mount(t, "size=64m,mode=777")
+	server := postgrestest.Start(t)
+	url := server.Database(t)
+	server.Stop(t)
+	log, there := filepath.Join(server.Dir(), "data", "pg_wal"), filepath.Join(dir, "pg_wal")
+	if out, err := exec.Command("cp", "-a", log, there).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := errors.Join(os.RemoveAll(log), os.Symlink(there, log)); err != nil {
+		t.Fatal(err)
+	}
+	server.Start(t)
+	o := full(dir)
+	o.name = "log full"
+	fill, free := o.begin, o.end
+	o.begin = func(t *testing.T) {
+		fill(t)
+		c := must(pgx.Connect(t.Context(), url))
+		defer c.Close(t.Context())
+		for range 100 { // until what it has in stock is used
+			if _, err := c.Exec(t.Context(), `CREATE TABLE IF NOT EXISTS x (); DROP TABLE x; SELECT pg_switch_wal()`); err != nil {
+				return
+			}
+		}
+		t.Fatal("the log goes on on a full disk")
+	}
+	o.end = func(t *testing.T) {
+		free(t)
+		server.Kill(t) // if it has not ended
+		server.Start(t)
+	}
+	endure(t, openReplica(t, postgres.Config{URL: url}), o)
 }
 
 // TestStorageReadOnlySQLite has files that are open such that they can only be read.
