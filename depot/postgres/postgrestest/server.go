@@ -28,9 +28,16 @@ func Setting(name, value string) Option {
 	return func(s *Server) { s.settings = append(s.settings, name+"="+value) }
 }
 
+// Keep has the server keep its files in a folder, and leave them there in the end. It goes on with
+// what it finds there. The folder is made if need be; its path is short, as that of a socket is.
+func Keep(dir string) Option {
+	return func(s *Server) { s.dir, s.keep = dir, true }
+}
+
 // Server is one PostgreSQL server with a folder of its own.
 type Server struct {
 	bin, dir string
+	keep     bool
 	settings []string
 
 	mu        sync.Mutex
@@ -67,8 +74,18 @@ func start(t testing.TB, options ...Option) *Server {
 	for _, o := range options {
 		o(s)
 	}
-	s.dir = folder(t)
-	cluster(t, s.bin, s.dir)
+	if !s.keep {
+		s.dir = folder(t)
+		cluster(t, s.bin, s.dir)
+	} else if _, err := os.Stat(filepath.Join(s.dir, "data")); err != nil {
+		if err = os.MkdirAll(s.dir, 0o700); err == nil {
+			err = own(s.dir)
+		}
+		if err != nil {
+			t.Fatalf("postgrestest: %v", err)
+		}
+		cluster(t, s.bin, s.dir)
+	}
 	s.Start(t)
 	return s
 }
@@ -184,9 +201,15 @@ func (s *Server) end() {
 	select {
 	case <-s.run.done:
 	default:
-		s.stop(syscall.SIGKILL)
+		sig := syscall.SIGKILL
+		if s.keep {
+			sig = syscall.SIGINT
+		}
+		s.stop(sig)
 	}
-	os.RemoveAll(s.dir)
+	if !s.keep {
+		os.RemoveAll(s.dir)
+	}
 }
 
 // URL returns where a database of the server is, for its superuser.

@@ -27,7 +27,7 @@ func migrate(t *testing.T, dir string, args string) (stdout, stderr string, err 
 	for i := range fields {
 		fields[i] = strings.ReplaceAll(fields[i], "DIR", dir)
 	}
-	err = run(t.Context(), fields, &out, &errs)
+	err = run(t.Context(), fields, strings.NewReader(""), &out, &errs)
 	return out.String(), errs.String(), err
 }
 
