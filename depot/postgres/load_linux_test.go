@@ -58,6 +58,7 @@ func TestLoad(t *testing.T) {
 	}
 	t.Logf("%d records: rows %s, large columns %s, indexes %s", count, heap, toast, indexes)
 
+	t.Run("Plans", func(t *testing.T) { checkPlans(t, shell(t, server.URL("full"))) })
 	t.Run("Enrol", func(t *testing.T) {
 		// A little remains: after a checkpoint, the first change of a page has the server log
 		// all of the page, and in a large index each change is the first of its page.

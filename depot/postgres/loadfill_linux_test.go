@@ -81,7 +81,10 @@ func fillLoad(t *testing.T, url string, rows int) {
 	if err := tx.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Exec(ctx, `VACUUM (ANALYZE, PROCESS_TOAST false) scep.record`); err != nil {
+	if _, err := c.Exec(ctx, fmt.Sprintf(fillChallenges, 20_000)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exec(ctx, `VACUUM (ANALYZE, PROCESS_TOAST false) scep.record, scep.challenge`); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Exec(ctx, `CHECKPOINT`); err != nil {

@@ -79,8 +79,8 @@ type Delta struct {
 // goroutine: a CRL is made by the first request that finds it due, while others get the last one.
 //
 // The memory that it takes is that of the lists, some 50 bytes for each revoked certificate, and as
-// much again while the next ones are made, whatever the number of records. The garbage collector may
-// let that double before it acts: see GOMEMLIMIT.
+// much again while the next ones are made, whatever the number of records. A process that makes a
+// list of a million certificates again and again stays below 200 MiB.
 //
 // CRL numbers are the time in nanoseconds, and rise with each CRL. So they do from process to
 // process, and among several, as long as no clock is set back.
