@@ -13,11 +13,9 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/scepkit/scepkit/depot/transfer"
 	"github.com/scepkit/scepkit/scep"
 )
-
-// listPage is how many records are read at once.
-const listPage = 256
 
 func (c *command) list(ctx context.Context, args []string) error {
 	where := c.flags.String("db", "", dbUsage)
@@ -27,7 +25,7 @@ func (c *command) list(ctx context.Context, args []string) error {
 	if err := c.parse(args, 0, "db"); err != nil {
 		return err
 	}
-	q := scep.Query{Limit: listPage}
+	var q scep.Query
 	if *state != "" {
 		if q.State = stateOf(*state); q.State == 0 {
 			return c.wrong("-state is pending, signing, issued, denied or revoked")
@@ -46,13 +44,23 @@ func (c *command) list(ctx context.Context, args []string) error {
 		p.w = io.Discard // what is listed shows it
 	}
 	out := bufio.NewWriter(c.stdout)
-	err = each(ctx, db, q, p, func(rec *scep.Record) error {
-		if *asJSON {
-			return json.NewEncoder(out).Encode(describe(rec))
+	n := 0
+	err = transfer.Each(ctx, db, q, func(all []*scep.Record) error {
+		for _, rec := range all {
+			if *asJSON {
+				err = json.NewEncoder(out).Encode(describe(rec))
+			} else {
+				_, err = fmt.Fprintln(out, strings.Join(describe(rec).columns(), "\t"))
+			}
+			if err != nil {
+				return err
+			}
 		}
-		_, err := fmt.Fprintln(out, strings.Join(describe(rec).columns(), "\t"))
-		return err
-	}, out.Flush)
+		n += len(all)
+		p.part(position(all[len(all)-1].ID))
+		p.count(n)
+		return out.Flush()
+	})
 	listed := p.end()
 	if err != nil {
 		fmt.Fprintf(c.stderr, "listed: %s, not all\n", listed)
@@ -64,28 +72,6 @@ func (c *command) list(ctx context.Context, args []string) error {
 func (c *command) given(name string) (found bool) {
 	c.flags.Visit(func(f *flag.Flag) { found = found || f.Name == name })
 	return found
-}
-
-// each calls f with every record that q selects, and flush after each page.
-func each(ctx context.Context, db scep.Lister, q scep.Query, p *progress, f func(*scep.Record) error, flush func() error) error {
-	for n := 0; ; {
-		all, err := db.List(ctx, q)
-		if err != nil {
-			return err
-		}
-		for _, rec := range all {
-			if err := f(rec); err != nil {
-				return err
-			}
-		}
-		if err := flush(); err != nil || len(all) == 0 {
-			return err
-		}
-		q.After = all[len(all)-1].ID
-		n += len(all)
-		p.part(position(q.After))
-		p.count(n)
-	}
 }
 
 func stateOf(name string) scep.State {

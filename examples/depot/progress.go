@@ -59,7 +59,7 @@ func (p *progress) count(n int) {
 func (p *progress) part(done float64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.done = done
+	p.done = max(p.done, done) // what is read ahead comes in no order
 }
 
 // tell shows the line.
