@@ -61,6 +61,7 @@ const sessionSettings = `SELECT current_setting('transaction_read_only'), pg_bac
 	set_config('search_path', $1, false),
 	set_config('client_encoding', 'UTF8', false),
 	set_config('plan_cache_mode', 'force_generic_plan', false),
+	set_config('jit', 'off', false),
 	set_config('statement_timeout', $2, false),
 	set_config('lock_timeout', $3, false),
 	set_config('idle_in_transaction_session_timeout', $4, false)`

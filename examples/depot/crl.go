@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	encoding "encoding/asn1"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/scepkit/scepkit/backend"
 	"github.com/scepkit/scepkit/backend/file"
@@ -66,9 +70,40 @@ func (c *command) crl(ctx context.Context, args []string) (err error) {
 		if err := replace(name, der); err != nil {
 			return err
 		}
-		fmt.Fprintf(c.stdout, "%s: %d bytes\n", name, len(der))
+		fmt.Fprintf(c.stdout, "%s: number %v, %d bytes\n", name, numberOf(der), len(der))
 	}
 	fmt.Fprintf(c.stdout, "revoked: %s\n", p.end())
+	return nil
+}
+
+// numberOf returns the number of a CRL. To parse all of it would take ten times its memory.
+func numberOf(der []byte) *big.Int {
+	in := cryptobyte.String(der)
+	var tbs, all cryptobyte.String
+	if !in.ReadASN1(&in, asn1.SEQUENCE) || !in.ReadASN1(&tbs, asn1.SEQUENCE) {
+		return nil
+	}
+	extensions := asn1.Tag(0).Constructed().ContextSpecific()
+	for !tbs.PeekASN1Tag(extensions) {
+		var tag asn1.Tag
+		if !tbs.ReadAnyASN1(new(cryptobyte.String), &tag) {
+			return nil
+		}
+	}
+	if !tbs.ReadASN1(&all, extensions) || !all.ReadASN1(&all, asn1.SEQUENCE) {
+		return nil
+	}
+	for !all.Empty() {
+		var one, value cryptobyte.String
+		var id encoding.ObjectIdentifier
+		number := new(big.Int)
+		if !all.ReadASN1(&one, asn1.SEQUENCE) || !one.ReadASN1ObjectIdentifier(&id) {
+			return nil
+		}
+		if id.Equal(encoding.ObjectIdentifier{2, 5, 29, 20}) && one.ReadASN1(&value, asn1.OCTET_STRING) && value.ReadASN1Integer(number) {
+			return number
+		}
+	}
 	return nil
 }
 

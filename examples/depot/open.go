@@ -45,7 +45,7 @@ func open(ctx context.Context, where string, create bool, timeout time.Duration)
 	switch {
 	case ok && (scheme == "postgres" || scheme == "postgresql"):
 		return postgres.Open(ctx, postgres.Config{URL: where, Timeout: timeout})
-	case ok:
+	case ok, strings.Contains(where, "password="):
 		return nil, errors.New("a database is a file, or a URL that begins with postgres://")
 	}
 	if !create {
