@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,7 +30,8 @@ func Setting(name, value string) Option {
 }
 
 // Keep has the server keep its files in a folder, and leave them there in the end. It goes on with
-// what it finds there. The folder is made if need be; its path is short, as that of a socket is.
+// what it finds there. The folder is made if need be; its path is short, as that of a socket is. A
+// test that finds another server running there fails.
 func Keep(dir string) Option {
 	return func(s *Server) { s.dir, s.keep = dir, true }
 }
@@ -100,7 +102,9 @@ func (s *Server) Start(t testing.TB) {
 		c, err := pgx.Connect(ctx, s.URL("postgres"))
 		if err == nil {
 			c.Close(ctx)
-			return
+			if s.isOurs() {
+				return
+			}
 		}
 		select {
 		case <-s.run.done:
@@ -111,6 +115,14 @@ func (s *Server) Start(t testing.TB) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// isOurs reports that who answers is this server, and not one that another process has started in
+// the folder that was to be kept.
+func (s *Server) isOurs() bool {
+	data, _ := os.ReadFile(filepath.Join(s.dir, "data", "postmaster.pid"))
+	pid, _, _ := strings.Cut(string(data), "\n")
+	return pid == fmt.Sprint(s.run.cmd.Process.Pid)
 }
 
 // Launch starts a server that was stopped or killed, and does not wait.
