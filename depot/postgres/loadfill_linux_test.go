@@ -19,7 +19,7 @@ const loadRecords = `INSERT INTO record (id, trans, version, origin, latest, sta
 		revoked, revocation_reason, unconfirmed, generation, fail_info, transaction_id, remote_addr, subject, csr, template, certificate)
 	SELECT sha256(('id' || i)::bytea), sha256(('trans' || i)::bytea), 2, i, i, s.state, 'profile',
 		c.now - (%[3]d - i) * interval '3 seconds', c.now, (SELECT max(number) FROM issuer), substr(sha256(('serial' || i)::bytea), 1, 20),
-		c.now + (i - %[3]d / 2) * interval '3 seconds', CASE s.state WHEN 5 THEN c.now END, CASE s.state WHEN 5 THEN i %% 7 ELSE 0 END,
+		CASE WHEN s.state IN (2, 3, 5) THEN c.now + (i - %[3]d / 2) * interval '3 seconds' END, CASE s.state WHEN 5 THEN c.now END, CASE s.state WHEN 5 THEN i %% 7 ELSE 0 END,
 		false, 0, 0, encode(sha256(i::text::bytea), 'hex'), '192.0.2.1:1024', 'CN=device-' || i,
 		c.csr, c.template, c.certificate
 	FROM generate_series(%[1]d, %[2]d) AS i,

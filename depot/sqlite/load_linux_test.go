@@ -101,7 +101,7 @@ const loadRecords = `WITH RECURSIVE number (i) AS (SELECT ?1 UNION ALL SELECT i 
 	INSERT INTO record (stored, id, trans, version, state, profile, created, changed, issuer, serial, not_after, revoked, revocation_reason,
 		unconfirmed, generation, fail_info, transaction_id, remote_addr, subject, csr, template)
 	SELECT i, load_hash('id', i), load_hash('trans', i), 2, state, 'profile', ?4 - (?3 - i) * 3000000, ?4, 1, substr(load_hash('serial', i), 1, 20),
-		?4 + (i - ?3 / 2) * 3000000, CASE state WHEN 5 THEN ?4 END, CASE state WHEN 5 THEN i % 7 ELSE 0 END,
+		CASE WHEN state IN (2, 3, 5) THEN ?4 + (i - ?3 / 2) * 3000000 END, CASE state WHEN 5 THEN ?4 END, CASE state WHEN 5 THEN i % 7 ELSE 0 END,
 		0, 0, 0, hex(load_hash('', i)), '192.0.2.1:1024', 'CN=device-' || i, ?5, ?6
 	FROM numbered`
 
