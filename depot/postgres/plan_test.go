@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/scepkit/scepkit/depot/postgres"
 	"github.com/scepkit/scepkit/depot/postgres/postgrestest"
 )
@@ -37,7 +39,12 @@ func TestPlans(t *testing.T) {
 	open(t, postgres.Config{URL: url})
 	const rows = 20_000
 	server.Exec(t, databaseOf(url), fmt.Sprintf(fill, 1, rows, rows), fmt.Sprintf(fillChallenges, rows), `ANALYZE scep.record, scep.challenge, scep.issuer`)
-	c := shell(t, url)
+	checkPlans(t, shell(t, url))
+}
+
+// checkPlans looks at the plan of each query on the server.
+func checkPlans(t *testing.T, c *pgx.Conn) {
+	t.Helper()
 	for _, set := range []string{`SET search_path = scep`, `SET plan_cache_mode = force_generic_plan`} {
 		if _, err := c.Exec(t.Context(), set); err != nil {
 			t.Fatal(err)

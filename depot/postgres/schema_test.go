@@ -188,8 +188,10 @@ func TestDurable(t *testing.T) {
 	}
 	// What the depot's own session has shows in a rule that refuses anything else.
 	server.Exec(t, databaseOf(url), `SET search_path = scep`, `CREATE FUNCTION strict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-		IF current_setting('synchronous_commit') <> 'on' OR current_setting('transaction_isolation') <> 'read committed' THEN
-			RAISE EXCEPTION '% %', current_setting('synchronous_commit'), current_setting('transaction_isolation');
+		IF current_setting('synchronous_commit') <> 'on' OR current_setting('transaction_isolation') <> 'read committed' OR
+			current_setting('plan_cache_mode') <> 'force_generic_plan' OR current_setting('jit') <> 'off' THEN
+			RAISE EXCEPTION '% % % %', current_setting('synchronous_commit'), current_setting('transaction_isolation'),
+				current_setting('plan_cache_mode'), current_setting('jit');
 		END IF; RETURN new; END $$`, `CREATE TRIGGER strict BEFORE INSERT OR UPDATE ON record FOR EACH ROW EXECUTE FUNCTION strict()`,
 		`CREATE TRIGGER strict BEFORE INSERT OR UPDATE ON challenge FOR EACH ROW EXECUTE FUNCTION strict()`)
 	create(t, db, "x")

@@ -128,7 +128,7 @@ func (db *DB) begin(w *writer, batch []*write) ([]*write, error) {
 	if err := db.checkInPlace(); err != nil {
 		return batch, err
 	}
-	for pause := 500 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
+	for pause := 500 * time.Microsecond; ; pause = min(2*pause, 5*time.Millisecond) {
 		_, err := w.begin.exec()
 		if err == nil || !isBusy(err) {
 			return batch, err

@@ -40,9 +40,6 @@ type footer struct {
 	End int `json:"end"` // how many records there are
 }
 
-// page is how many records are read at a time.
-const page = 128
-
 // Export writes all records of from to w, in the order of their IDs. Of records that are made
 // or changed in the meantime some are in it and some are not: for all, stop the server. progress,
 // if not nil, is called now and then with how many have been written.
@@ -53,19 +50,8 @@ func Export(ctx context.Context, from scep.Lister, w io.Writer, progress func(n 
 		return fmt.Errorf("transfer: writing: %w", err)
 	}
 	n := 0
-	for after := scep.ID(""); ; {
-		all, err := from.List(ctx, scep.Query{After: after, Limit: page})
-		if err != nil {
-			return fmt.Errorf("transfer: listing: %w", err)
-		}
-		if len(all) == 0 {
-			break
-		}
+	err := Each(ctx, from, scep.Query{}, func(all []*scep.Record) error {
 		for _, rec := range all {
-			if rec.ID <= after {
-				return fmt.Errorf("transfer: listing: record %s comes after %s", rec.ID, after)
-			}
-			after = rec.ID
 			l, err := toLine(rec)
 			if err != nil {
 				return fmt.Errorf("transfer: record %s: %w", rec.ID, err)
@@ -78,8 +64,12 @@ func Export(ctx context.Context, from scep.Lister, w io.Writer, progress func(n 
 		if progress != nil {
 			progress(n)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	err := enc.Encode(footer{n})
+	err = enc.Encode(footer{n})
 	if err == nil {
 		err = buf.Flush()
 	}

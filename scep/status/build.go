@@ -17,17 +17,48 @@ import (
 // A draft is a CRL that is put together in one slice: room for what comes before the entries, then the entries as
 // the depot tells them, then the rest. What comes before is as long as it turns out to be, and ends
 // where the entries begin. So a million entries take the room of a million entries, about 50 bytes
-// each, and are hashed once.
+// each. Entries beyond the size that was expected go into parts, and all into one slice in the end:
+// a slice that grows would leave its former selves behind.
 type draft struct {
-	shard int
-	room  int    // of buf, before the entries
-	buf   []byte // with spare capacity
-	count int
+	shard  int
+	room   int      // of what comes before the entries
+	parts  [][]byte // that are full
+	buf    []byte   // the last, with spare capacity
+	length int      // of parts
+	count  int
 }
 
+// maxEntry is how long an entry is at most; maxTail how long is what comes after the extensions.
+const (
+	maxEntry = 128
+	maxTail  = 4096
+)
+
+// newDraft returns one that needs no parts if the CRL has at most this size.
 func newDraft(shard int, issuer []byte, size int) *draft {
 	room := len(issuer) + 128 // lengths of up to four bytes, the algorithm and two times
 	return &draft{shard: shard, room: room, buf: make([]byte, room, max(size, room+1024))}
+}
+
+// extend makes room for an entry.
+func (l *draft) extend() {
+	if cap(l.buf)-len(l.buf) >= maxEntry {
+		return
+	}
+	l.parts, l.length = append(l.parts, l.buf), l.length+len(l.buf)
+	l.buf = make([]byte, 0, min(max(l.length/4, 1<<10), 1<<20))
+}
+
+// join has all entries in buf, and room for so much after them.
+func (l *draft) join(after int) {
+	if len(l.parts) == 0 && cap(l.buf)-len(l.buf) >= after {
+		return
+	}
+	whole := make([]byte, 0, l.length+len(l.buf)+after)
+	for i, part := range l.parts {
+		whole, l.parts[i] = append(whole, part...), nil
+	}
+	l.buf, l.parts = append(whole, l.buf...), nil
 }
 
 // add appends a revokedCertificates entry (RFC 5280, 5.1.2.6), or one that removes what has been
@@ -53,6 +84,7 @@ func (l *draft) add(r scep.Revocation) error {
 	if reason != 0 {
 		length += len(reasonExtension) + 1
 	}
+	l.extend()
 	l.buf = append(l.buf, 0x30, byte(length), 0x02, byte(serial)) // all below 128
 	n := len(l.buf)
 	l.buf = append(l.buf, make([]byte, serial)...)
@@ -100,6 +132,7 @@ func (l *draft) finish(ctx context.Context, s *signer, t *terms) ([]byte, error)
 	if err != nil {
 		return nil, fmt.Errorf("status: CRL extensions: %w", err)
 	}
+	l.join(len(extensions) + maxTail)
 	entries := len(l.buf) - l.room
 	var before []byte // from the inside to the outside
 	if entries > 0 {

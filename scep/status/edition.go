@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"runtime"
 	"sync"
 	"time"
 
@@ -45,6 +46,10 @@ type making struct {
 
 // retryAfter is how long after a failure another attempt is made.
 const retryAfter = 10 * time.Second
+
+// collect is after how many entries garbage is collected. By itself the runtime would wait until
+// what the depot leaves behind is as much as the lists.
+const collect = 1 << 16
 
 // margin is by how much clocks may differ: what changed so long before a full CRL was made is in
 // its delta CRLs all the same.
@@ -175,7 +180,13 @@ func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*gener
 		}
 		lists[i] = newDraft(i, cert.RawSubject, size)
 	}
-	err := crl.c.Depot.Revocations(ctx, q, func(r scep.Revocation) error { return lists[crl.shard(r.Serial)].add(r) })
+	read := 0
+	err := crl.c.Depot.Revocations(ctx, q, func(r scep.Revocation) error {
+		if read++; read%collect == 0 {
+			runtime.GC()
+		}
+		return lists[crl.shard(r.Serial)].add(r)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("status: listing revocations: %w", err)
 	}

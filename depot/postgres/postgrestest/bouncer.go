@@ -67,7 +67,7 @@ func (b *Bouncer) Start(t testing.TB) {
 	t.Helper()
 	os.Remove(socket(b.dir)) // which one that was killed leaves, and the next does not replace
 	b.run = launch(t, exec.Command(b.program, b.config()))
-	b.run.await(t, fmt.Sprintf("postgres://postgres@/postgres?host=%s&port=%d&sslmode=disable", b.dir, port))
+	b.run.await(t, fmt.Sprintf("postgres://postgres@/postgres?host=%s&port=%d&sslmode=disable", b.dir, port), func() bool { return true })
 }
 
 // Kill kills it, as kill -9 does, and waits for its end. A second time it does nothing.

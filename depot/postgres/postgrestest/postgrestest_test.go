@@ -113,6 +113,31 @@ func TestBouncer(t *testing.T) {
 	}
 }
 
+// TestKeep starts a server where another one was before.
+func TestKeep(t *testing.T) {
+	dir, err := os.MkdirTemp("", "keep") // of t, the server's user would see nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	dir = filepath.Join(dir, "pg")
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for i, statement := range []string{`CREATE TABLE kept (n int)`, `INSERT INTO kept VALUES (1)`} {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			s := postgrestest.Start(t, postgrestest.Keep(dir))
+			s.Exec(t, "postgres", statement)
+			if s.Dir() != dir {
+				t.Errorf("it is in %s", s.Dir())
+			}
+		})
+		if _, err := os.Stat(filepath.Join(dir, "data", "postmaster.pid")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("it still runs: %v", err)
+		}
+	}
+}
+
 func TestProxy(t *testing.T) {
 	s := postgrestest.Shared(t)
 	p := s.Proxy(t)

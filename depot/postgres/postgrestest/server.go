@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,9 +29,17 @@ func Setting(name, value string) Option {
 	return func(s *Server) { s.settings = append(s.settings, name+"="+value) }
 }
 
+// Keep has the server keep its files in a folder, and leave them there in the end. It goes on with
+// what it finds there. The folder is made if need be; its path is short, as that of a socket is. A
+// test that finds another server running there fails.
+func Keep(dir string) Option {
+	return func(s *Server) { s.dir, s.keep = dir, true }
+}
+
 // Server is one PostgreSQL server with a folder of its own.
 type Server struct {
 	bin, dir    string
+	keep        bool
 	settings    []string
 	synchronous bool
 
@@ -57,7 +66,9 @@ func Start(t testing.TB, options ...Option) *Server {
 func start(t testing.TB, options ...Option) *Server {
 	t.Helper()
 	s := empty(t, options)
-	cluster(t, s.bin, s.dir)
+	if _, err := os.Stat(filepath.Join(s.dir, "data")); err != nil {
+		cluster(t, s.bin, s.dir)
+	}
 	s.Start(t)
 	return s
 }
@@ -72,7 +83,13 @@ func empty(t testing.TB, options []Option) *Server {
 	for _, o := range options {
 		o(s)
 	}
-	s.dir = folder(t)
+	if !s.keep {
+		s.dir = folder(t)
+	} else if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		t.Fatalf("postgrestest: %v", err)
+	} else if err := own(s.dir); err != nil {
+		t.Fatalf("postgrestest: %v", err)
+	}
 	return s
 }
 
@@ -90,11 +107,11 @@ func (s *Server) endWith(t testing.TB) {
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
 	s.Launch(t)
-	s.run.await(t, s.URL("postgres"))
+	s.run.await(t, s.URL("postgres"), s.isOurs)
 }
 
-// await waits until a database can be connected to.
-func (r *run) await(t testing.TB, url string) {
+// await waits until a database can be connected to, and whoever serves it is the right one.
+func (r *run) await(t testing.TB, url string, right func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -102,7 +119,9 @@ func (r *run) await(t testing.TB, url string) {
 		c, err := pgx.Connect(ctx, url)
 		if err == nil {
 			c.Close(ctx)
-			return
+			if right() {
+				return
+			}
 		}
 		select {
 		case <-r.done:
@@ -114,6 +133,14 @@ func (r *run) await(t testing.TB, url string) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// isOurs reports that who answers is this server, and not one that another process has started in
+// the folder that was to be kept.
+func (s *Server) isOurs() bool {
+	data, _ := os.ReadFile(filepath.Join(s.dir, "data", "postmaster.pid"))
+	pid, _, _ := strings.Cut(string(data), "\n")
+	return pid == fmt.Sprint(s.run.cmd.Process.Pid)
 }
 
 // Launch starts a server that was stopped or killed, and does not wait.
@@ -212,10 +239,16 @@ func (s *Server) end() {
 		select {
 		case <-s.run.done:
 		default:
-			s.stop(syscall.SIGKILL)
+			sig := syscall.SIGKILL
+			if s.keep {
+				sig = syscall.SIGINT
+			}
+			s.stop(sig)
 		}
 	}
-	os.RemoveAll(s.dir)
+	if !s.keep {
+		os.RemoveAll(s.dir)
+	}
 }
 
 // URL returns where a database of the server is, for its superuser.

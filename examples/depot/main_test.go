@@ -14,30 +14,40 @@ import (
 	"testing"
 	"time"
 
+	"github.com/scepkit/scepkit/depot/postgres/postgrestest"
 	"github.com/scepkit/scepkit/depot/sqlite"
+	"github.com/scepkit/scepkit/examples/internal/exampletest"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
 )
 
-// migrate runs the program; in args, DIR is the directory.
-func migrate(t *testing.T, dir string, args string) (stdout, stderr string, err error) {
+// depot runs the program; in args, DIR is the directory.
+func depot(t *testing.T, dir string, args string) (stdout, stderr string, err error) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	fields := strings.Fields(args)
 	for i := range fields {
 		fields[i] = strings.ReplaceAll(fields[i], "DIR", dir)
 	}
-	err = run(t.Context(), fields, &out, &errs)
+	err = run(t.Context(), fields, strings.NewReader(""), &out, &errs)
 	return out.String(), errs.String(), err
 }
 
 // want runs the program, which is to say that.
 func want(t *testing.T, dir, args, says string) {
 	t.Helper()
-	stdout, stderr, err := migrate(t, dir, args)
+	stdout, stderr, err := depot(t, dir, args)
 	if err != nil || !strings.Contains(stdout, says) {
 		t.Errorf("%s: %v\n%s%s\nwant %q", args, err, stdout, stderr, says)
 	}
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(exampletest.Variable) != "" {
+		main()
+		return
+	}
+	os.Exit(postgrestest.Run(m))
 }
 
 func create(t *testing.T, path string, all ...*scep.Record) {
@@ -59,10 +69,10 @@ func create(t *testing.T, path string, all ...*scep.Record) {
 func TestExportImport(t *testing.T) {
 	dir := t.TempDir()
 	create(t, filepath.Join(dir, "scep.db"), &scep.Record{State: scep.Denied}, &scep.Record{State: scep.Pending}, &scep.Record{State: scep.Issued})
-	want(t, dir, "export -from DIR/scep.db -out DIR/records", "exported: 3\n")
+	want(t, dir, "export -from DIR/scep.db -out DIR/records", "exported: 3 in ")
 	want(t, dir, "import -into DIR/new.db DIR/records", "imported: 3, there already: 0\n")
 	want(t, dir, "import -into DIR/new.db DIR/records", "imported: 0, there already: 3\n")
-	want(t, dir, "export -from DIR/new.db -out DIR/again", "exported: 3\n")
+	want(t, dir, "export -from DIR/new.db -out DIR/again", "exported: 3 in ")
 	first, err := os.ReadFile(filepath.Join(dir, "records"))
 	if err != nil {
 		t.Fatal(err)
@@ -74,13 +84,13 @@ func TestExportImport(t *testing.T) {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 
-	if _, _, err := migrate(t, dir, "export -from DIR/scep.db -out DIR/records"); !errors.Is(err, os.ErrExist) {
+	if _, _, err := depot(t, dir, "export -from DIR/scep.db -out DIR/records"); !errors.Is(err, os.ErrExist) {
 		t.Errorf("over a file: %v", err)
 	}
 	if now, err := os.ReadFile(filepath.Join(dir, "records")); err != nil || !bytes.Equal(now, first) {
 		t.Errorf("the file has changed: %v", err)
 	}
-	if _, _, err := migrate(t, dir, "export -from DIR/missing.db -out DIR/other"); !errors.Is(err, os.ErrNotExist) {
+	if _, _, err := depot(t, dir, "export -from DIR/missing.db -out DIR/other"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("from a database that is not there: %v", err)
 	}
 	for _, name := range []string{"missing.db", "other"} {
@@ -91,19 +101,26 @@ func TestExportImport(t *testing.T) {
 }
 
 func TestPrune(t *testing.T) {
+	t.Run("SQLite", func(t *testing.T) { testPrune(t, "DIR/scep.db") })
+	t.Run("PostgreSQL", func(t *testing.T) { testPrune(t, postgrestest.Shared(t).Database(t)) })
+}
+
+func testPrune(t *testing.T, db string) {
 	dir := t.TempDir()
 	ago := func(days int) time.Time { return time.Now().AddDate(0, 0, -days) }
-	create(t, filepath.Join(dir, "scep.db"),
+	create(t, filepath.Join(dir, "first.db"),
 		&scep.Record{State: scep.Issued, NotAfter: ago(100)}, &scep.Record{State: scep.Issued, NotAfter: ago(80)},
 		&scep.Record{State: scep.Revoked, NotAfter: ago(-1), Revoked: ago(300), Changed: ago(300)},
 		&scep.Record{State: scep.Denied, Changed: ago(31)}, &scep.Record{State: scep.Denied, Changed: ago(29)},
 		&scep.Record{State: scep.Pending, Changed: ago(31)})
-	want(t, dir, "prune -db DIR/scep.db -expired-for 90d -denied-for 30d -dry-run", "to be deleted: 2\n")
-	want(t, dir, "prune -db DIR/scep.db -denied-for 720h", "deleted: 1\n")
-	want(t, dir, "prune -db DIR/scep.db -expired-for 90d -denied-for 30d", "deleted: 1\n")
-	want(t, dir, "prune -db DIR/scep.db -abandoned-for 30d", "deleted: 1\n")
-	want(t, dir, "prune -db DIR/scep.db -expired-for 0d -denied-for 0d -abandoned-for 0d", "deleted: 2\n")
-	want(t, dir, "export -from DIR/scep.db -out DIR/records", "exported: 1\n")
+	want(t, dir, "export -from DIR/first.db -out DIR/all", "exported: 6 in ")
+	want(t, dir, "import -into "+db+" DIR/all", "imported: 6")
+	want(t, dir, "prune -db "+db+" -expired-for 90d -denied-for 30d -dry-run", "to be deleted: 2\n")
+	want(t, dir, "prune -db "+db+" -denied-for 720h", "deleted: 1\n")
+	want(t, dir, "prune -db "+db+" -expired-for 90d -denied-for 30d", "deleted: 1\n")
+	want(t, dir, "prune -db "+db+" -abandoned-for 30d", "deleted: 1\n")
+	want(t, dir, "prune -db "+db+" -expired-for 0d -denied-for 0d -abandoned-for 0d", "deleted: 2\n")
+	want(t, dir, "export -from "+db+" -out DIR/records", "exported: 1 in ")
 }
 
 func TestMicroMDM(t *testing.T) {
@@ -127,10 +144,17 @@ func TestMicroMDM(t *testing.T) {
 	const args = "micromdm -from DIR -into DIR/scep.db -ca DIR/ca.pem"
 	want(t, dir, args, "imported: 1, there already: 0\n")
 	want(t, dir, args, "imported: 0, there already: 1\n")
+	t.Run("PostgreSQL", func(t *testing.T) {
+		t.Setenv("DEPOT_TEST", postgrestest.Shared(t).Database(t))
+		const args = "micromdm -from DIR -into env:DEPOT_TEST -ca DIR/ca.pem"
+		want(t, dir, args, "imported: 1, there already: 0\n")
+		want(t, dir, args, "imported: 0, there already: 1\n")
+		want(t, dir, "list -db env:DEPOT_TEST -state issued", "\t2\t")
+	})
 	if err := os.Rename(filepath.Join(dir, "device.2.pem"), filepath.Join(dir, "device.3.pem")); err != nil {
 		t.Fatal(err)
 	}
-	if _, stderr, err := migrate(t, dir, args); err == nil || !strings.Contains(stderr, "device.2.pem") || !strings.Contains(stderr, "device.3.pem") {
+	if _, stderr, err := depot(t, dir, args); err == nil || !strings.Contains(stderr, "device.2.pem") || !strings.Contains(stderr, "device.3.pem") {
 		t.Errorf("with damage: %v\n%s", err, stderr)
 	}
 
@@ -143,7 +167,7 @@ func TestMicroMDM(t *testing.T) {
 	}
 	for name, want := range map[string]scep.State{"revoked.db": scep.Revoked, "kept.db -keep-replaced": scep.Issued} {
 		file, flag, _ := strings.Cut(name, " ")
-		if _, stderr, err := migrate(t, dir, "micromdm -from DIR -into DIR/"+file+" -ca DIR/ca.pem "+flag); err != nil {
+		if _, stderr, err := depot(t, dir, "micromdm -from DIR -into DIR/"+file+" -ca DIR/ca.pem "+flag); err != nil {
 			t.Fatalf("%v\n%s", err, stderr)
 		}
 		db, err := sqlite.Open(filepath.Join(dir, file))
@@ -160,11 +184,12 @@ func TestMicroMDM(t *testing.T) {
 func TestUsage(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range []string{
-		"", "list", "export", "export -from DIR/scep.db", "export -from DIR/scep.db -out DIR/x more", "export -x",
+		"", "lists", "list", "list -db DIR/scep.db -state lost", "export", "export -from DIR/scep.db", "export -from DIR/scep.db -out DIR/x more", "export -x",
 		"import", "import -into DIR/scep.db", "micromdm -from DIR -into DIR/scep.db", "prune -db DIR/scep.db",
 		"prune -db DIR/scep.db -expired-for 90", "prune -db DIR/scep.db -expired-for -1h", "prune -db DIR/scep.db -denied-for 99999d",
+		"crl -db DIR/scep.db -key file:DIR/ca.key", "crl -db DIR/scep.db -key file:DIR/ca.key -out DIR/{n}.crl", "crl -db DIR/scep.db -key file:DIR/ca.key -out DIR/x.crl -shards 2",
 	} {
-		if _, stderr, err := migrate(t, dir, args); !errors.Is(err, errUsage) || stderr == "" {
+		if _, stderr, err := depot(t, dir, args); !errors.Is(err, errUsage) || stderr == "" {
 			t.Errorf("%q: %v, %q", args, err, stderr)
 		}
 	}
