@@ -195,23 +195,36 @@ func checkRenewedNames(old, next *x509.Certificate) error {
 
 // renewed returns the certificate that rec renews, or a refusal if rec no longer may: the certificate
 // has been revoked, or authorises other renewals, as many as it may, in place of this one.
+//
+// If rec is about to be signed, and there is no room for more, it writes the record of the certificate
+// anew: who looked for rec before it was created may still be about to give its place away.
 func (h *Handler) renewed(ctx context.Context, rec *Record) (*x509.Certificate, error) {
 	refuse := func(text string) error { return refuse(BadRequest, ReasonRenewal, text, nil) }
-	old, err := h.c.Depot.Get(ctx, rec.Renews)
-	if errors.Is(err, ErrNotFound) { // pruned meanwhile
-		return nil, refuse(notIssuedHere)
-	}
-	if err != nil {
-		return nil, depotError("reading", rec.Renews, err)
-	}
 	limit := h.c.Renewal.Max
-	switch {
-	case old.State != Issued:
-		return nil, refuse("the certificate that signed the message is revoked")
-	case rec.State != Issued && limit >= 0 && len(old.RenewedBy) >= limit && !slices.Contains(old.RenewedBy, rec.ID):
-		return nil, refuse(tookItsPlace)
+	for {
+		old, err := h.c.Depot.Get(ctx, rec.Renews)
+		if errors.Is(err, ErrNotFound) { // pruned meanwhile
+			return nil, refuse(notIssuedHere)
+		}
+		if err != nil {
+			return nil, depotError("reading", rec.Renews, err)
+		}
+		full := limit >= 0 && len(old.RenewedBy) >= limit
+		switch {
+		case old.State != Issued:
+			return nil, refuse("the certificate that signed the message is revoked")
+		case rec.State != Issued && full && !slices.Contains(old.RenewedBy, rec.ID):
+			return nil, refuse(tookItsPlace)
+		}
+		if rec.State == Signing && full {
+			if err := h.c.Depot.Update(ctx, old); errors.Is(err, ErrStale) {
+				continue
+			} else if err != nil {
+				return nil, depotError("updating", old.ID, err)
+			}
+		}
+		return x509.ParseCertificate(old.Certificate)
 	}
-	return x509.ParseCertificate(old.Certificate)
 }
 
 const tookItsPlace = "another renewal took its place"
