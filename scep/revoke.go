@@ -67,7 +67,23 @@ func (h *Handler) Revoke(ctx context.Context, id ID, reason RevocationReason, d 
 	if !reason.Valid() {
 		return fmt.Errorf("scep: a certificate cannot be revoked for %v", reason)
 	}
+	return h.revoke(ctx, id, nil, reason, d)
+}
+
+// revoke revokes the certificate of a record: cert, if that is not nil and the record does not have it.
+func (h *Handler) revoke(ctx context.Context, id ID, cert *x509.Certificate, reason RevocationReason, d Decision) error {
 	return h.decide(ctx, id, "Revoke", d, func(rec *Record, now time.Time) (bool, error) {
+		switch {
+		case cert == nil:
+		case rec.Serial == nil || rec.Serial.Cmp(cert.SerialNumber) != 0:
+			return false, depotError("revoking", id, ErrStale) // it has been given another one
+		case len(rec.Certificate) > 0 && !bytes.Equal(rec.Certificate, cert.Raw):
+			return false, fmt.Errorf("scep: record %s has another certificate with serial number %x; revoke it by its ID", id, cert.SerialNumber)
+		case rec.State == Signing, rec.State == Denied:
+			rec.State, rec.Revoked, rec.RevocationReason = Revoked, now, int(reason)
+			rec.Certificate, rec.NotAfter = cert.Raw, cert.NotAfter
+			return true, nil
+		}
 		had := RevocationReason(rec.RevocationReason)
 		switch rec.State {
 		case Pending, Signing:
@@ -110,7 +126,9 @@ func (h *Handler) RevokeSerial(ctx context.Context, serial *big.Int, reason Revo
 
 // RevokeCertificate is [Handler.Revoke] for a certificate that a CA of the handler's has signed, also
 // if the depot does not know it, as that of an RA or an OCSP responder, or one from before: then it
-// writes a record of it, which is Revoked. The CA's own certificates cannot be revoked by it.
+// writes a record of it, which is Revoked. A record that is Signing or Denied, but whose certificate
+// the CA has signed all the same, becomes Revoked with it. The CA's own certificates cannot be revoked
+// by it.
 func (h *Handler) RevokeCertificate(ctx context.Context, cert *x509.Certificate, reason RevocationReason, d Decision) error {
 	switch {
 	case !reason.Valid():
@@ -122,18 +140,18 @@ func (h *Handler) RevokeCertificate(ctx context.Context, cert *x509.Certificate,
 	case h.issuerOf(cert) == nil:
 		return fmt.Errorf("scep: certificate %q was not signed by Config.CA, Next or PastCA; have the handler of its CA revoke it", cert.Subject)
 	}
-	for range 2 {
+	id := hashID("scepkit certificate", cert.RawIssuer, cert.SerialNumber.Bytes())
+	for range 3 {
 		rec, err := h.c.Depot.GetSerial(ctx, cert.RawIssuer, cert.SerialNumber)
 		if err == nil {
-			if len(rec.Certificate) > 0 && !bytes.Equal(rec.Certificate, cert.Raw) {
-				return fmt.Errorf("scep: record %s has another certificate with serial number %x; revoke it by its ID", rec.ID, cert.SerialNumber)
+			if err = h.revoke(ctx, rec.ID, cert, reason, d); errors.Is(err, ErrStale) {
+				continue
 			}
-			return h.Revoke(ctx, rec.ID, reason, d)
+			return err
 		}
 		if !errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("scep: looking up certificate %x: %w", cert.SerialNumber, err)
 		}
-		id := hashID("scepkit certificate", cert.RawIssuer, cert.SerialNumber.Bytes())
 		now := h.c.Time()
 		rec = &Record{
 			ID: id, Transaction: id, Profile: h.c.Profile, State: Revoked, Issuer: cert.RawIssuer, Serial: cert.SerialNumber,
@@ -148,7 +166,7 @@ func (h *Handler) RevokeCertificate(ctx context.Context, cert *x509.Certificate,
 			return depotError("creating", id, err)
 		}
 	}
-	return depotError("creating", hashID("scepkit certificate", cert.RawIssuer, cert.SerialNumber.Bytes()), ErrExists)
+	return depotError("creating", id, ErrExists)
 }
 
 // Unrevoke makes a certificate good again that was revoked for CertificateHold. For one that is not

@@ -1,8 +1,11 @@
 package scep_test
 
 import (
+	"bytes"
 	"context"
+	"crypto"
 	"crypto/x509"
+	"errors"
 	"math/big"
 	"strings"
 	"sync"
@@ -135,5 +138,55 @@ func TestRevokeSerialOfPast(t *testing.T) {
 		if want := []scep.State{scep.Issued, scep.Revoked}[i]; err != nil || rec.State != want {
 			t.Errorf("record is %v, %v; want %v", rec.State, err, want)
 		}
+	}
+}
+
+// keepingCA signs, and says that it has not.
+type keepingCA struct {
+	scep.CA
+	kept *x509.Certificate
+}
+
+func (c *keepingCA) Sign(ctx context.Context, tmpl *x509.Certificate, pub crypto.PublicKey) (cert *x509.Certificate, err error) {
+	if c.kept, err = c.CA.Sign(ctx, tmpl, pub); err != nil {
+		return nil, err
+	}
+	return nil, errors.New("the answer got lost")
+}
+
+// A certificate that was signed, but whose record does not have it, is in the CRL once it is revoked.
+func TestRevokeCertificateLost(t *testing.T) {
+	for _, state := range []scep.State{scep.Signing, scep.Denied} {
+		ca := &keepingCA{CA: newCA(t)}
+		srv := newServer(t, scep.Config{CA: ca, RA: sceptest.NewRA(t, ca.CA.(*scep.Identity))})
+		d := newConformer(srv)
+		msg := d.PKCSReq(t)
+		if a := d.Send(t, msg); a.Status != "3" || ca.kept == nil {
+			t.Fatalf("%+v", a)
+		}
+		rec := recordFor(t, srv, ca.kept)
+		if state == scep.Denied {
+			if err := srv.Handler.Revoke(t.Context(), rec.ID, scep.Unspecified, byAlice); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if rec = recordFor(t, srv, ca.kept); rec.State != state {
+			t.Fatalf("record is %v", rec.State)
+		}
+		if err := srv.Handler.RevokeCertificate(t.Context(), ca.kept, scep.KeyCompromise, byAlice); err != nil {
+			t.Fatal(err)
+		}
+		var listed []scep.Revocation
+		err := srv.Config.Depot.(scep.RevocationLister).Revocations(t.Context(), scep.RevocationQuery{Issuer: ca.kept.RawIssuer}, func(r scep.Revocation) error {
+			listed = append(listed, r)
+			return nil
+		})
+		if err != nil || len(listed) != 1 || listed[0].Serial.Cmp(ca.kept.SerialNumber) != 0 || listed[0].Reason != scep.KeyCompromise {
+			t.Errorf("%v: revoked are %v, %v", state, listed, err)
+		}
+		if rec = recordFor(t, srv, ca.kept); !bytes.Equal(rec.Certificate, ca.kept.Raw) || rec.DecidedBy != byAlice.By {
+			t.Errorf("%v: record is %+v", state, rec)
+		}
+		wantFail(t, d.Send(t, msg), scep.BadRequest, "the certificate has been revoked")
 	}
 }
