@@ -34,6 +34,7 @@ type outcome struct {
 	req    *Request
 	cert   *x509.Certificate // nil: the client must poll
 	issued bool              // cert was signed just now
+	fresh  bool              // there was no certificate when the request came to it
 	err    error             // why cert is nil, if no person must decide
 	crl    []byte            // of GetCRL, which has nothing of the above
 }

@@ -32,6 +32,7 @@ func (h *Handler) goOn(ctx context.Context, out *outcome) (*outcome, error) {
 		case rec.State == Pending:
 			return out, nil
 		case rec.State == Signing:
+			out.fresh = true
 			if err = h.sign(ctx, out); err == nil && out.err != nil {
 				return out, nil // the CA cannot sign now
 			}
@@ -112,7 +113,9 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 	rec.Certificate = cert.Raw
 	rec.Changed = h.c.Time()
 	begun := time.Now()
-	if err := h.c.Depot.Update(ctx, &rec); err != nil {
+	if err := h.c.Depot.Update(ctx, &rec); errors.Is(err, ErrStale) {
+		return depotError("updating", rec.ID, err) // who was quicker has issued it, perhaps with the same signature
+	} else if err != nil {
 		// It may have happened all the same. A depot that hangs is not waited for twice.
 		lookCtx, cancel := context.WithDeadline(ctx, begun.Add(depotPatience))
 		defer cancel()
@@ -135,7 +138,7 @@ func (h *Handler) sign(ctx context.Context, out *outcome) error {
 // checkRenewed revokes the certificate of a renewal, and refuses to hand it out, if the old one was
 // revoked before the new one had been written down: who did that may have returned by then. As
 // the two times are read before the records are written, what a request may take lies between; of
-// what was signed just now, no clock need be asked.
+// what was signed during this request, by whomever, no clock need be asked.
 func (h *Handler) checkRenewed(ctx context.Context, out *outcome) error {
 	if out.rec.Renews == "" || !out.rec.Unrevoked.IsZero() {
 		return nil
@@ -148,7 +151,7 @@ func (h *Handler) checkRenewed(ctx context.Context, out *outcome) error {
 		return depotError("reading", out.rec.Renews, err)
 	}
 	if old.State != Revoked || old.RevocationReason == int(Superseded) ||
-		!out.issued && !old.Revoked.Before(out.rec.Changed.Add(h.c.Limits.Time)) {
+		!out.fresh && !old.Revoked.Before(out.rec.Changed.Add(h.c.Limits.Time)) {
 		return nil
 	}
 	rec := *out.rec
