@@ -54,10 +54,10 @@ func (h *Handler) Approve(ctx context.Context, id ID, d Decision) (*x509.Certifi
 	if err != nil {
 		return nil, err
 	}
-	if out.cert == nil {
-		return nil, out.err
+	if out.cert == nil && out.err == nil { // the clock went back to before it had expired
+		return nil, ErrPending
 	}
-	return out.cert, nil
+	return out.cert, out.err
 }
 
 // Deny refuses a request that [ErrPending] held back. The device is told why at its next poll;

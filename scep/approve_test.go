@@ -252,3 +252,24 @@ func TestConfirm(t *testing.T) {
 		})
 	}
 }
+
+// TestApproveClock sets the clock back while a request is approved that has just expired: there is
+// no certificate, and that is told.
+func TestApproveClock(t *testing.T) {
+	var ahead atomic.Bool
+	h, _, d, ra, id := waiting(t, func(c *scep.Config) {
+		c.Time = func() time.Time {
+			if ahead.CompareAndSwap(true, false) {
+				return time.Now().Add(31 * 24 * time.Hour)
+			}
+			return time.Now()
+		}
+	})
+	ahead.Store(true)
+	if cert, err := h.Approve(t.Context(), id, scep.Decision{}); cert != nil || !errors.Is(err, scep.ErrPending) {
+		t.Errorf("%v, %v; want ErrPending", cert, err)
+	}
+	if a := d.send(t, h, d.certPoll(t, ra), ra); a.status != "3" {
+		t.Errorf("%v, want PENDING", a)
+	}
+}
