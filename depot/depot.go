@@ -206,6 +206,7 @@ func (m *Memory) Revocations(ctx context.Context, q scep.RevocationQuery, yield 
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	q.Since = q.Since.Truncate(time.Microsecond) // as Changed is
 	var found []scep.Revocation
 	m.mu.RLock()
 	for _, r := range m.records {
