@@ -18,7 +18,8 @@ import (
 // where several would do, as two of this function, a request that is encrypted with another than
 // the first is refused. Put those first that know some requests only. To open a request admits
 // nobody, as the RA's key does it for everybody: it is the password in the CSR that the challenges
-// then judge, each by itself.
+// then judge, each by itself. The reply to a poll of a client that cannot decrypt is encrypted with
+// that secret as well: one that was let in with another has to send its request again instead.
 func Prepared(secret string) scep.Challenge {
 	return &prepared{Static(secret), scep.NewSecret(secret)}
 }

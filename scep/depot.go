@@ -116,7 +116,7 @@ type Record struct {
 	RemoteAddr    string // of the client, as net/http gives it
 	Via           string // which challenge let it in, if there are several
 	Renews        ID     // the record of the certificate that is being renewed, if any
-	RenewedBy     []ID   // the records of renewals that this certificate has authorised
+	RenewedBy     []ID   // the records of renewals that this certificate has authorised; none while [Renewal].Max is negative
 
 	State       State
 	CSR         []byte   // DER, with the challenge password and the signature overwritten

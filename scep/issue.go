@@ -156,6 +156,7 @@ func (h *Handler) checkRenewed(ctx context.Context, out *outcome) error {
 	}
 	rec := *out.rec
 	rec.State, rec.Revoked, rec.RevocationReason, rec.Changed = Revoked, h.c.Time(), old.RevocationReason, h.c.Time()
+	rec.DecidedBy, rec.Remark = old.DecidedBy, old.Remark // not who approved the renewal
 	if err := h.c.Depot.Update(ctx, &rec); err != nil {
 		return depotError("updating", rec.ID, err)
 	}

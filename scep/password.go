@@ -22,6 +22,8 @@ type Preparer interface {
 	// profile and transaction ID; nobody has judged any of the three. [ErrNotFound] if there is
 	// none: the client cannot tell that from a wrong password. Any other error means that it
 	// could not tell, and the client is asked to try again. Validate decides later, as always.
+	// The answer to a poll is encrypted with the password that is returned then, whatever was in
+	// the request: where Validate admits others, too, a client that sent one cannot read it.
 	Prepare(ctx context.Context, profile, transactionID string, signer crypto.PublicKey) (Secret, error)
 }
 

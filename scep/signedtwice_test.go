@@ -72,14 +72,20 @@ func TestRevokeAheadTwice(t *testing.T) {
 		if a := d.send(t, h, d.certPoll(t, ra), ra); a.cert == nil {
 			t.Error(a)
 		}
-		if err := ahead.Revoke(t.Context(), old, scep.KeyCompromise, scep.Decision{}); err != nil {
+		if err := ahead.Revoke(t.Context(), old, scep.KeyCompromise, byAlice); err != nil {
 			t.Error(err)
 		}
 	}
 	if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.text != "the certificate that signed the message is revoked" {
 		t.Error(a)
 	}
-	if all, err := s.List(t.Context(), scep.Query{State: scep.Issued}); err != nil || len(all) != 0 {
-		t.Errorf("%d certificates are good, %v", len(all), err)
+	all, err := s.List(t.Context(), scep.Query{})
+	if err != nil || len(all) != 2 {
+		t.Fatalf("%d records, %v", len(all), err)
+	}
+	for _, rec := range all {
+		if rec.State != scep.Revoked || rec.DecidedBy != byAlice.By || rec.Remark != byAlice.Remark {
+			t.Errorf("record is %v, by %q: %q", rec.State, rec.DecidedBy, rec.Remark)
+		}
 	}
 }
