@@ -136,8 +136,8 @@ func (c Config) GoString() string { return c.String() }
 
 // DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner], a
 // [scep.ChallengeStore] and a [scep.Spender] over one database, which any number of processes may
-// share. Once a statement has been sent, a call goes on for up to a quarter of a second after its
-// context has ended, so as to learn what has become of it.
+// share. Once a statement has been sent, a call goes on for up to 0.4 seconds after its context has
+// ended, so as to learn what has become of it.
 type DB struct {
 	name    string // for errors
 	timeout time.Duration
