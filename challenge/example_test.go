@@ -39,7 +39,7 @@ func ExampleStaticHashed() {
 // An MDM server asks for a challenge for each device, and puts it into the device's profile.
 func ExampleOneTime() {
 	ctx := context.Background()
-	oneTime := &challenge.OneTime{Store: &depot.Memory{}} // in production, the *sqlite.DB that is Config.Depot
+	oneTime := &challenge.OneTime{Store: &depot.Memory{}} // in service, the depot that is Config.Depot
 
 	secret, err := oneTime.New(ctx, challenge.Binding{Subject: "CN=device-1"})
 	if err != nil {

@@ -92,7 +92,9 @@ func (o *OneTime) New(ctx context.Context, b Binding) (scep.Secret, error) {
 	c := &scep.OneTimeChallenge{
 		Hash: o.hash(text), Profile: o.Profile, Subject: b.Subject, SAN: b.san(), Created: now, Expires: now.Add(ttl),
 	}
-	if err := o.Store.PutChallenge(ctx, c, now, max(limit, 0)); err != nil {
+	if err := o.Store.PutChallenge(ctx, c, now, max(limit, 0)); errors.Is(err, scep.ErrLimit) {
+		return scep.Secret{}, fmt.Errorf("challenge: OneTime.Limit is %d; raise it, or wait until challenges are spent or, after OneTime.TTL of %v, expire: %w", limit, ttl, err)
+	} else if err != nil {
 		return scep.Secret{}, fmt.Errorf("challenge: storing a one-time challenge: %w", err)
 	}
 	return scep.NewSecret(text), nil

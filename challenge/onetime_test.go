@@ -123,7 +123,7 @@ func TestOneTime(t *testing.T) {
 	for range 3 {
 		mint(t, o, challenge.Binding{})
 	}
-	if _, err := o.New(ctx, challenge.Binding{}); !errors.Is(err, scep.ErrLimit) {
+	if _, err := o.New(ctx, challenge.Binding{}); !errors.Is(err, scep.ErrLimit) || !strings.Contains(err.Error(), "OneTime.Limit is") {
 		t.Errorf("the fourth unspent challenge: %v", err)
 	}
 	late := &challenge.OneTime{Store: s, Profile: "other", Time: o.Time}

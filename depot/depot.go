@@ -3,8 +3,8 @@
 // when the process ends: a device that polls afterwards is unknown, a certificate cannot be
 // renewed, and a spent challenge is good again if it is put again.
 //
-// For service use depot/sqlite, one file on one machine. To write another depot, implement
-// [scep.Depot] (and [scep.Lister], [scep.RevocationLister], [scep.Pruner], and [scep.ChallengeStore]
+// For service use depot/sqlite, one file on one machine, or depot/postgres, for several machines.
+// To write another depot, implement [scep.Depot] (and [scep.Lister], [scep.RevocationLister], [scep.Pruner], and [scep.ChallengeStore]
 // with [scep.Spender], if there is to be an approval queue, a CRL, an end to old records, and
 // one-time challenges) and run depot/depottest over it. Package depot/transfer moves records from
 // one depot to another.

@@ -20,7 +20,9 @@ type Retention struct {
 	// Denied is how long a request is remembered after it was refused by a person.
 	Denied time.Duration
 
-	// Abandoned is how long a request may wait for a person after it last changed.
+	// Abandoned is how long a request may wait for a person after it last changed: longer than
+	// ApprovalWindow of [scep.Config], after which its device is told that it was denied. Where
+	// [scep.Handler.Expire] is called, none waits longer than that, and Denied sees to it.
 	Abandoned time.Duration
 
 	// Time returns the current time; if nil, time.Now.

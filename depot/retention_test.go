@@ -63,7 +63,7 @@ func TestRetention(t *testing.T) {
 // before it closes the depot.
 func ExampleRetention() {
 	db := new(depot.Memory) // or sqlite.Open, or postgres.Open
-	keep := depot.Retention{Expired: 90 * 24 * time.Hour, Denied: 30 * 24 * time.Hour, Abandoned: 30 * 24 * time.Hour}
+	keep := depot.Retention{Expired: 90 * 24 * time.Hour, Denied: 30 * 24 * time.Hour, Abandoned: 60 * 24 * time.Hour}
 	prune := func(ctx context.Context) {
 		for tick := time.NewTicker(24 * time.Hour); ; {
 			if n, err := keep.Prune(ctx, db); err != nil && ctx.Err() == nil {

@@ -9,7 +9,7 @@ import (
 )
 
 // Approve lets a request pass that [ErrPending] held back, and returns its certificate. The
-// device gets it at its next poll. d is written down with it; approving again changes nothing, and
+// device gets it at its next poll. The Challenge is not asked again, the Policy is. d is written down with it; approving again changes nothing, and
 // returns the same certificate. If the CA cannot sign now that is the error, and the device's next
 // poll tries again. Errors are [ErrNotFound] for a record of another profile or none, an [*Error]
 // for a request that was denied, has expired, or is refused by the policy, and [ErrPending] if the

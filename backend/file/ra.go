@@ -53,7 +53,8 @@ const ignoreAfter = 90 * 24 * time.Hour
 // handler when the certificate is another. Several processes may use one dir, also at the same
 // moment: they get the same identity. One that has not called RA since another process made a
 // new certificate does not have it yet, so behind a load balancer call it everywhere in turn
-// without delay.
+// without delay. Processes on several machines need the same identities: have them share dir, or
+// keep the key in a token that all reach (see [backend.RA]).
 //
 // Each file, ra-NUMBER.pem with mode 0600, has one key and its certificates; [Open] opens it.
 // A file that cannot be read is an error, and no new identity is made in its place. The

@@ -12,9 +12,16 @@
 // it spends are one write. While the database is away every call returns an error within
 // [Config.Timeout], and when it is back the next call works.
 //
-// # Several servers
+// # Replicas
 //
-// Name them all: "postgres://scep@db1,db2/scep". Only one that can be written to is used. When it is
+// Replicas of a program that serve one CA have the same database and Schema, the same
+// [scep.Config], the keys of RAs included, and clocks that are right. Nothing else connects them,
+// and each can be stopped or killed at any time. MaxConns of all together must be less than
+// max_connections of the database. The example is a whole replica.
+//
+// # Standbys
+//
+// Name all database servers: "postgres://scep@db1,db2/scep". Only one that can be written to is used. When it is
 // lost, and every half hour, all are asked, and the one that was promoted last is used: that with
 // the latest timeline. What was on its way to another is looked for there. A server that still
 // runs, or runs again, although a standby was promoted in its place is refused by every process
@@ -46,7 +53,7 @@
 //
 // # Size
 //
-// A record takes about 3.4 kB: a row of 400 bytes, the CSR, the template and the certificate, and
+// A record takes 3 to 4 kB: a row of 400 bytes, the CSR, the template and the certificate, and
 // 250 bytes of indexes. Give the server the memory to keep the indexes, 2.5 GB for ten million
 // records, and a checkpoint_timeout of half an hour: after a checkpoint, the first change of a
 // page logs the whole page. Then the time that an enrolment takes hardly depends on how many

@@ -256,10 +256,23 @@ func capacityCommand(out io.Writer, args []string) error {
 		return err
 	}
 	p.window = cmp.Or(p.window, p.validity/3)
-	if set.NArg() > 0 || p.devices < 0 || p.validity <= 0 || p.window < 0 || p.window > p.validity || p.messages < 1 || p.storm <= 0 ||
-		u.cores <= 0 || u.load <= 0 || u.load > 1 || u.commits <= 0 {
-		set.Usage()
-		return fmt.Errorf("capacity: an argument makes no sense")
+	for _, check := range []struct {
+		wrong bool
+		text  string
+	}{
+		{set.NArg() > 0, "takes flags only, no " + strconv.Quote(set.Arg(0))},
+		{p.devices < 0, "-devices is 1 or more"},
+		{p.validity <= 0, "-validity is more than 0"},
+		{p.window < 0 || p.window > p.validity, "-window is from 0 to -validity"},
+		{p.messages < 1, "-messages is 1 or more"},
+		{p.storm <= 0, "-storm is more than 0"},
+		{u.cores <= 0, "-cores is more than 0"},
+		{u.load <= 0 || u.load > 1, "-load is more than 0 and at most 1"},
+		{u.commits <= 0, "-commits is more than 0"},
+	} {
+		if check.wrong {
+			return fmt.Errorf("capacity: %s", check.text)
+		}
 	}
 	for _, n := range []float64{1e4, 1e6, 1e8} {
 		q := p

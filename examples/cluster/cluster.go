@@ -77,7 +77,7 @@ func (c *cluster) start(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		if c.server, err = newServer(ctx, filepath.Join(c.dir, "postgres"), log); err != nil {
+		if c.server, err = newServer(ctx, filepath.Join(c.dir, "postgres"), c.o.replicas*connections+c.connections()+spare, log); err != nil {
 			return fmt.Errorf("%w%s", err, c.tail("postgres"))
 		}
 		c.url = c.server.url()
@@ -136,9 +136,15 @@ func (c *cluster) tail(name string) string {
 	return "; the end of its log:\n" + string(text[max(0, len(text)-1000):])
 }
 
+// connections is how many this process has to the database.
+func (c *cluster) connections() int { return max(4, c.o.clients/2) }
+
+// spare is how many connections there are for people, and while what was killed is not yet missed.
+const spare = 50
+
 // open opens the database for this process, as soon as it is there.
 func (c *cluster) open(ctx context.Context) (*postgres.DB, error) {
-	config := postgres.Config{URL: c.url, Schema: schema, MaxConns: max(4, c.o.clients/2), Timeout: 5 * time.Second}
+	config := postgres.Config{URL: c.url, Schema: schema, MaxConns: c.connections(), Timeout: 5 * time.Second}
 	if c.server == nil {
 		return postgres.Open(ctx, config) // it is there, or something is wrong
 	}

@@ -50,8 +50,9 @@ func programs(pattern string) (string, error) {
 // maxSocket is the longest path of a socket that all systems take.
 const maxSocket = 103
 
-// newServer makes a database in the folder, unless there is one, and does not start it.
-func newServer(ctx context.Context, dir string, log io.Writer) (*server, error) {
+// newServer makes a database in the folder, unless there is one, for so many connections, and does
+// not start it.
+func newServer(ctx context.Context, dir string, connections int, log io.Writer) (*server, error) {
 	if slayOrder == "" {
 		return nil, own(dir)
 	}
@@ -87,7 +88,7 @@ func newServer(ctx context.Context, dir string, log io.Writer) (*server, error) 
 		},
 		args: []string{"keeper", filepath.Join(bin, "postgres"), "-D", data, "-k", dir,
 			"-c", "listen_addresses=", "-c", "unix_socket_permissions=0700", "-c", "fsync=on", "-c", "full_page_writes=on",
-			"-c", "synchronous_commit=on", "-c", "shared_buffers=64MB", "-c", "max_connections=200", "-c", "log_min_messages=warning"},
+			"-c", "synchronous_commit=on", "-c", "shared_buffers=64MB", "-c", fmt.Sprint("max_connections=", connections), "-c", "log_min_messages=warning"},
 	}
 	return s, nil
 }

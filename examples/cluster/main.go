@@ -65,13 +65,17 @@ func command(ctx context.Context, args []string) (status int, err error) {
 	set.StringVar(&o.database, "database", "", "use the PostgreSQL at this `URL`, which is then not killed, in place of one of the program's own")
 	set.StringVar(&o.caKey, "ca-key", "p256", "`kind` of key for a CA that is made: rsa2048, rsa3072, rsa4096, p256, p384 or ed25519")
 	set.BoolVar(&o.verbose, "v", false, "show what the servers log")
+	set.Usage = func() {
+		fmt.Fprint(set.Output(), "usage: cluster [flags]\n       cluster capacity [flags]  what many devices need; capacity -h has its flags\n\n")
+		set.PrintDefaults()
+	}
 	if err := set.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0, nil
 	} else if err != nil {
 		return 2, nil // it has been said
 	}
-	if set.NArg() > 0 || o.replicas < 1 || o.clients < 0 || o.duration < 0 || o.killEvery < 0 || o.busy < 0 || o.busy > 90 {
-		set.Usage()
+	if text := o.wrong(set.Args()); text != "" {
+		fmt.Fprintf(os.Stderr, "cluster: %s; cluster -h has the flags\n", text)
 		return 2, nil
 	}
 	r, err := run(ctx, o)
@@ -80,6 +84,23 @@ func command(ctx context.Context, args []string) (status int, err error) {
 	}
 	r.print(os.Stdout)
 	return r.status(), nil
+}
+
+// wrong says which of the options cannot be, or nothing.
+func (o options) wrong(arguments []string) string {
+	switch {
+	case len(arguments) > 0:
+		return fmt.Sprintf("there is no command %q; the only one is capacity", arguments[0])
+	case o.replicas < 1:
+		return "-replicas is 1 or more"
+	case o.clients < 0:
+		return "-clients is 0 or more"
+	case o.duration < 0 || o.killEvery < 0:
+		return "-for and -kill-every are 0 or more"
+	case o.busy < 0 || o.busy > 90:
+		return "-busy is from 0 to 90"
+	}
+	return ""
 }
 
 func exit(err error) (int, error) {

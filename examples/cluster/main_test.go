@@ -311,11 +311,11 @@ func TestCannotStart(t *testing.T) {
 		want string
 	}{
 		{"kind of key", []string{"-ca-key", "dsa"}, "use rsa2048"},
-		{"no replicas", []string{"-replicas", "0"}, "Usage"},
-		{"argument", []string{"serve"}, "Usage"},
+		{"no replicas", []string{"-replicas", "0"}, "-replicas is 1 or more"},
+		{"argument", []string{"serve"}, `no command "serve"`},
 		{"folder with a long name", []string{"-data", filepath.Join(dir, strings.Repeat("long", 30))}, "shorter -data"},
 		{"no database", []string{"-data", filepath.Join(dir, "d"), "-database", "postgres://nobody@127.0.0.1:1/none"}, "127.0.0.1:1"},
-		{"capacity", []string{"capacity", "-devices", "-1"}, "makes no sense"},
+		{"capacity", []string{"capacity", "-devices", "-1"}, "-devices"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if tt.name == "folder with a long name" {

@@ -159,6 +159,14 @@ func ExampleNewOCSP() {
 		fmt.Println(err)
 		return
 	}
-	http.Handle("/ocsp/", o)
+	mux := http.NewServeMux() // has the rest
+	_ = http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/ocsp") {
+			o.ServeHTTP(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})}
+	_ = scep.Profile{OCSPServer: []string{"http://pki.example/ocsp"}} // so that certificates say where
 	// Output: status: OCSPConfig.Issuer: is required
 }

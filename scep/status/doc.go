@@ -7,12 +7,13 @@
 //	h, err := scep.New(scep.Config{CA: ca, Depot: db, CRL: crl, …})
 //	mux.Handle("/crl/", crl)
 //
-// With a URL, certificates that h issues name the list that they would be in.
+// With a URL, certificates that h issues name the list that they would be in. That OCSP is asked,
+// and where, they say if [scep.Profile] has it as OCSPServer.
 //
-// What [scep.Handler.Revoke] wrote is in the next OCSP answer, also of other processes over the same
-// depot. It is in the next CRL, where that is the handler's Config.CRL; in others over the same depot it
-// is some seconds later. Whoever has an older one may go on using it until its nextUpdate, and caches on the way until
-// their max-age.
+// What [scep.Handler.Revoke] wrote is in the next OCSP answer, also of other processes over the
+// same depot. It is in the next CRL, where that is the handler's Config.CRL; in others over the
+// same depot it is some seconds later. Whoever has an older one may go on using it until its
+// nextUpdate, and caches on the way until their max-age.
 package status
 
 import (

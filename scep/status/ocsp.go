@@ -16,14 +16,14 @@ import (
 	"github.com/scepkit/scepkit/scep"
 )
 
-// OCSPConfig says what an [OCSP] is made of. Issuer, Responder and Depot are required; every other
-// field is safe when zero.
+// OCSPConfig says what an [OCSP] is made of. Issuer, Depot, and Responder or Renew are required;
+// every other field is safe when zero.
 type OCSPConfig struct {
 	// Issuer is the certificate of the CA whose certificates are asked about.
 	Issuer *x509.Certificate
 
 	// Responder signs the answers. Its certificate is issued by Issuer for that
-	// (see [IssueResponder]), or is Issuer itself. It may be nil if Renew is not.
+	// (see [IssueResponder]), or is Issuer itself. If it is nil, the first request calls Renew.
 	Responder *scep.Identity
 
 	// Renew, if not nil, returns the identity that signs from then on, for instance the same key
@@ -65,9 +65,9 @@ type OCSPConfig struct {
 }
 
 // An OCSP answers whether certificates of a CA are revoked (RFC 6960): a handler for POST, and for
-// GET with the request at the end of the path. Mount GET without a [http.ServeMux], or below one
-// whose paths have no doubled slash: a mux redirects those, and requests in base64 that a client
-// did not escape can have one.
+// GET with the request at the end of the path, whatever comes before it. A [http.ServeMux] redirects
+// paths with a doubled slash, which requests in base64 that a client did not escape can have: send
+// such GET requests to the OCSP before they come to a mux.
 //
 // Good is what the depot has as issued, with a signature of Issuer's that verifies; revoked what
 // it has as revoked; unknown everything else. Each answer is as the depot says when it is asked for: what
@@ -170,7 +170,7 @@ func (o *OCSP) replace(id *scep.Identity, line *int) error {
 		return fmt.Errorf("status: OCSPConfig.Responder: "+format, args...)
 	}
 	if id == nil {
-		return fail("is required; make one with IssueResponder")
+		return fail("is required, or OCSPConfig.Renew; make one with IssueResponder")
 	}
 	s, err := newSigner(id)
 	if err != nil {
