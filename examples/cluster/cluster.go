@@ -72,6 +72,15 @@ func prepare(ctx context.Context, dir string, kind backend.KeyType) (ca *scep.Id
 
 // start starts everything, and returns when a device can enrol. The caller calls stop in any case.
 func (c *cluster) start(ctx context.Context) (err error) {
+	listener, err := net.Listen("tcp", c.o.addr) // first of all: it costs nothing
+	if err != nil {
+		return fmt.Errorf("%w; give another -addr, or -addr 127.0.0.1:0", err)
+	}
+	defer func() {
+		if c.front == nil {
+			listener.Close()
+		}
+	}()
 	if c.url = c.o.database; c.url == "" {
 		log, err := c.log("postgres")
 		if err != nil {
@@ -103,10 +112,6 @@ func (c *cluster) start(ctx context.Context) (err error) {
 			return err
 		}
 		c.replicas = append(c.replicas, r)
-	}
-	listener, err := net.Listen("tcp", c.o.addr)
-	if err != nil {
-		return err
 	}
 	c.addr = listener.Addr()
 	c.front = &http.Server{Handler: c.proxy, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
@@ -329,7 +334,7 @@ func (c *cluster) service() string {
 // greet says what runs, and how others can enrol.
 func greet(out io.Writer, c *cluster, ca *scep.Identity, secret string) {
 	line := func(name, value string) { fmt.Fprintf(out, "  %-11s  %s\n", name, value) }
-	fmt.Fprintf(out, "%d replicas over one PostgreSQL are ready.\n\n", c.o.replicas)
+	fmt.Fprintf(out, "Ready: %d replicas over one PostgreSQL.\n\n", c.o.replicas)
 	line("URL", c.service())
 	line("fingerprint", fmt.Sprintf("%x", sha256.Sum256(ca.Certificate().Raw)))
 	line("challenge", secret)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -61,8 +62,13 @@ func newServer(ctx context.Context, dir string, connections int, log io.Writer) 
 		return nil, err
 	}
 	s := &server{bin: bin, dir: dir}
-	if socket := filepath.Join(dir, ".s.PGSQL.5432"); len(socket) > maxSocket {
+	socket := filepath.Join(dir, ".s.PGSQL.5432")
+	if len(socket) > maxSocket {
 		return nil, fmt.Errorf("%s is too long for the path of a socket; give a shorter -data", socket)
+	}
+	if conn, err := net.Dial("unix", socket); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("a PostgreSQL is at work in %s: the same -data is in use; wait for its end, or give another", dir)
 	}
 	if err := own(dir); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -327,6 +328,37 @@ func TestCannotStart(t *testing.T) {
 			}
 		})
 	}
+	t.Run("address in use", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		out, err := exampletest.Command(nil, "-addr", l.Addr().String()).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "give another -addr") || strings.Contains(string(out), "left in") {
+			t.Errorf("%v: %s; want an error that names -addr, and nothing left behind", err, out)
+		}
+	})
+	t.Run("folder in use", func(t *testing.T) {
+		need(t)
+		dir, err := os.MkdirTemp("", "c") // the path of a socket is short
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		if err := os.Mkdir(filepath.Join(dir, "postgres"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("unix", filepath.Join(dir, "postgres", ".s.PGSQL.5432"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		out, err := exampletest.Command(nil, "-addr", "127.0.0.1:0", "-data", dir).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "the same -data is in use") {
+			t.Errorf("%v: %s; want an error that names -data", err, out)
+		}
+	})
 	t.Setenv("PATH", dir)
 	if _, err := programs(filepath.Join(dir, "*")); err == nil || !strings.Contains(err.Error(), "apt-get install postgresql") {
 		t.Errorf("without PostgreSQL: %v", err)
