@@ -104,6 +104,9 @@ func Import(ctx context.Context, r io.Reader, to scep.Depot, progress func(n int
 			return nil, fmt.Errorf("transfer: line %d: comes after the last one", in.n)
 		}
 		rec, end, err := fromLine(data)
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, fmt.Errorf("transfer: line %d is not whole: the file was cut off there: %w", in.n, err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("transfer: line %d: %w", in.n, err)
 		}

@@ -156,7 +156,7 @@ func TestImportRefuses(t *testing.T) {
 		"newer":         {strings.Replace(data, `"version":1`, `"version":2`, 1), "newer version"},
 		"no version":    {strings.Replace(data, `"version":1`, `"version":0`, 1), "no file of scepkit records"},
 		"cut off":       {strings.Join(lines[:3], ""), "cut off"},
-		"cut in a line": {data[:len(data)-len(lines[3])-10], "line 3"},
+		"cut in a line": {data[:len(data)-len(lines[3])-10], "line 3 is not whole"},
 		"a line lost":   {lines[0] + lines[1] + lines[3], "should be 2 records"},
 		"goes on":       {data + lines[1], "comes after the last"},
 		"unknown field": {strings.Replace(data, `"state"`, `"more":1,"state"`, 1), "more"},

@@ -25,7 +25,7 @@ import (
 )
 
 func (c *command) crl(ctx context.Context, args []string) (err error) {
-	where := c.flags.String("db", "", dbUsage)
+	where := c.database("db")
 	uri := c.flags.String("key", "", "`URI` of the CA's key, with its certificate")
 	out := c.flags.String("out", "", "write the CRL, in DER, to this `file`, in place of what is there; with -shards it has {n} in it")
 	url := c.flags.String("url", "", "where clients get it; with -shards it has {n} in it: `URL`")
@@ -38,12 +38,15 @@ func (c *command) crl(ctx context.Context, args []string) (err error) {
 	if strings.Contains(filepath.Base(*out), "{n}") != (*shards > 1) {
 		return c.wrong("-out has {n} in the name of the file if, and only if, there are -shards")
 	}
+	if *shards > 1 && *url == "" {
+		return c.wrong("-url is missing: each of several -shards has in it where it is got")
+	}
 	key, err := backend.Open(ctx, *uri, file.Driver{}, pkcs11.Driver{Log: slog.New(slog.DiscardHandler)}, &tpm.Driver{})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
-	db, err := open(ctx, *where, false, patience)
+	db, err := c.open(ctx, *where, false, patience)
 	if err != nil {
 		return err
 	}

@@ -46,6 +46,28 @@ func variety(t *testing.T, n int) (all []*scep.Record) {
 	return all
 }
 
+// TestNoTables reads where there are no tables, which makes none, and where they are in a schema of
+// another name.
+func TestNoTables(t *testing.T) {
+	dir := t.TempDir()
+	create(t, filepath.Join(dir, "scep.db"), variety(t, 10)...)
+	if _, _, err := depot(t, dir, "export -from DIR/scep.db -out DIR/records"); err != nil {
+		t.Fatal(err)
+	}
+	url := postgrestest.Shared(t).Database(t)
+	t.Setenv("DEPOT_TEST", url)
+	want(t, dir, "import -into env:DEPOT_TEST -schema devices DIR/records", "imported: 10, there already: 0")
+	for _, args := range []string{"list -db env:DEPOT_TEST", "export -from env:DEPOT_TEST -out DIR/none", "prune -db env:DEPOT_TEST -denied-for 1d"} {
+		for range 2 { // if the first made tables, the second would read them
+			if _, stderr, err := depot(t, dir, args); err == nil || !strings.Contains(err.Error(), "-schema") {
+				t.Errorf("%s: %v\n%s\nwant an error that names -schema", args, err, stderr)
+			}
+		}
+	}
+	want(t, dir, "list -db env:DEPOT_TEST -schema devices", "denied")
+	want(t, dir, "import -into env:DEPOT_TEST DIR/records", "imported: 10, there already: 0")
+}
+
 // TestOutgrown moves a file's records to PostgreSQL, and back.
 func TestOutgrown(t *testing.T) {
 	const n = 1500

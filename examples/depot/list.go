@@ -18,7 +18,7 @@ import (
 )
 
 func (c *command) list(ctx context.Context, args []string) error {
-	where := c.flags.String("db", "", dbUsage)
+	where := c.database("db")
 	state := c.flags.String("state", "", "only records in this `state`: pending, signing, issued, denied or revoked")
 	profile := c.flags.String("profile", "", "only records of this Config.Profile, which may be empty: `name`")
 	asJSON := c.flags.Bool("json", false, "print one JSON object a line")
@@ -34,7 +34,7 @@ func (c *command) list(ctx context.Context, args []string) error {
 	if c.given("profile") {
 		q.Profile = profile
 	}
-	db, err := open(ctx, *where, false, patience)
+	db, err := c.open(ctx, *where, false, patience)
 	if err != nil {
 		return err
 	}

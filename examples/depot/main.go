@@ -16,7 +16,9 @@ import (
 
 const usage = `usage: depot COMMAND [flags]
 
-  list      print records, one a line: -db DB [-state STATE] [-profile NAME] [-json]
+  list      print records, one a line: -db DB [-state STATE] [-profile NAME] [-json];
+            the columns are ID, state, subject, serial number, beginning, end, and who
+            decided last; -json has more
   export    write all records to a file: -from DB -out FILE; - is the standard output
   import    create the records in a file: -into DB FILE; - is the standard input
   micromdm  create records of the certificates of a micromdm/scep server:
@@ -32,7 +34,8 @@ DB is one of
   postgres://USER@HOST/DATABASE  of depot/postgres
   env:NAME                       either, in the environment variable NAME
 
-and may be in use. -into makes a file, or tables, where there are none. Flags can be
+and may be in use. -into makes a file, or tables, where there are none. If the tables are
+not in the schema scep, -schema NAME says where, with every command. Flags can be
 seen by others on the machine, so keep a password out of them: give the URL by env:NAME,
 or the password as PostgreSQL's own programs take it, in PGPASSWORD or ~/.pgpass.
 
@@ -74,6 +77,7 @@ type command struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	flags          *flag.FlagSet
+	schema         string // of the tables in PostgreSQL
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {

@@ -14,7 +14,7 @@ import (
 
 func (c *command) prune(ctx context.Context, args []string) error {
 	var expired, denied, abandoned age
-	where := c.flags.String("db", "", dbUsage)
+	where := c.database("db")
 	c.flags.Var(&expired, "expired-for", "delete records of certificates that ended so `long` ago, as 90d or 36h; more than the grace of renewals")
 	c.flags.Var(&denied, "denied-for", "delete requests that were refused so `long` ago")
 	c.flags.Var(&abandoned, "abandoned-for", "delete requests that have waited so `long` for approval")
@@ -31,7 +31,7 @@ func (c *command) prune(ctx context.Context, args []string) error {
 	if *dry {
 		timeout = countingPatience
 	}
-	db, err := open(ctx, *where, false, timeout)
+	db, err := c.open(ctx, *where, false, timeout)
 	if err != nil {
 		return err
 	}

@@ -16,12 +16,12 @@ import (
 )
 
 func (c *command) export(ctx context.Context, args []string) (err error) {
-	from := c.flags.String("from", "", dbUsage)
+	from := c.database("from")
 	out := c.flags.String("out", "", "write to this new `file`; - is the standard output")
 	if err := c.parse(args, 0, "from", "out"); err != nil {
 		return err
 	}
-	db, err := open(ctx, *from, false, patience)
+	db, err := c.open(ctx, *from, false, patience)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (l positioned) List(ctx context.Context, q scep.Query) ([]*scep.Record, err
 }
 
 func (c *command) load(ctx context.Context, args []string) error {
-	into := c.flags.String("into", "", dbUsage)
+	into := c.database("into")
 	if err := c.parse(args, 1, "into"); err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (c *command) load(ctx context.Context, args []string) error {
 		}
 		in = &positionedReader{r: file, size: info.Size(), p: p}
 	}
-	db, err := open(ctx, *into, true, patience)
+	db, err := c.open(ctx, *into, true, patience)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (r *positionedReader) Read(b []byte) (int, error) {
 
 func (c *command) micromdm(ctx context.Context, args []string) error {
 	from := c.flags.String("from", "", "`directory` of the micromdm/scep server, with index.txt")
-	into := c.flags.String("into", "", dbUsage)
+	into := c.database("into")
 	ca := c.flags.String("ca", "", "PEM `file` with the CA's certificate")
 	profile := c.flags.String("profile", "", "Config.Profile of the `handler` that is to know the devices")
 	keep := c.flags.Bool("keep-replaced", false, "import what is revoked without a reason, as micromdm does when it issues another certificate\nto the same subject, as not revoked")
@@ -129,7 +129,7 @@ func (c *command) micromdm(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	db, err := open(ctx, *into, true, patience)
+	db, err := c.open(ctx, *into, true, patience)
 	if err != nil {
 		return err
 	}
