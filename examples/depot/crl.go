@@ -64,6 +64,9 @@ func (c *command) crl(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	for i := range *shards {
+		if err := ctx.Err(); err != nil { // each list that is written is good by itself
+			return err
+		}
 		number := big.NewInt(int64(i)) // as a serial number it is in shard i
 		der, err := crl.CRL(ctx, key.Certificate().RawSubject, number)
 		if err != nil {

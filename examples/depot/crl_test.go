@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -101,6 +103,31 @@ func TestCRL(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
 		t.Errorf("%v are left", left)
 	}
+}
+
+// TestCRLInterrupted interrupts it when the first of two shards has been written.
+func TestCRLInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	writeCA(t, dir)
+	create(t, filepath.Join(dir, "scep.db"), variety(t, 10)...)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	args := []string{"crl", "-db", filepath.Join(dir, "scep.db"), "-key", "file:" + filepath.Join(dir, "ca.key") + "?chain=" + filepath.Join(dir, "ca.pem"),
+		"-out", filepath.Join(dir, "{n}.crl"), "-shards", "2", "-url", "http://pki.example/{n}.crl"}
+	if err := run(ctx, args, strings.NewReader(""), writer(func() { cancel() }), io.Discard); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if written, _ := filepath.Glob(filepath.Join(dir, "*.crl")); len(written) != 1 {
+		t.Errorf("%v are written, want one", written)
+	}
+}
+
+// A writer is called whenever something is written.
+type writer func()
+
+func (w writer) Write(b []byte) (int, error) {
+	w()
+	return len(b), nil
 }
 
 // TestCRLFromToken has a key in a PKCS#11 token sign, and openssl verify.

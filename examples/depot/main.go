@@ -17,8 +17,8 @@ import (
 const usage = `usage: depot COMMAND [flags]
 
   list      print records, one a line: -db DB [-state STATE] [-profile NAME] [-json];
-            the columns are ID, state, subject, serial number, beginning, end, and who
-            decided last; -json has more
+            the columns are ID, state, subject, serial number, when it was made, when
+            the certificate ends, and who decided last; -json has more
   export    write all records to a file: -from DB -out FILE; - is the standard output
   import    create the records in a file: -into DB FILE; - is the standard input
   micromdm  create records of the certificates of a micromdm/scep server:
