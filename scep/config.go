@@ -18,9 +18,9 @@ type Config struct {
 	// [ChallengeFunc] that says so.
 	Challenge Challenge
 
-	// RA opens requests and signs replies. Its certificate is issued by CA (see file.RA). If
-	// nil, CA must be an [*Identity] whose RSA key can do both, and whose certificate allows
-	// digitalSignature and keyEncipherment.
+	// RA opens requests and signs replies. Its certificate is issued by CA (see file.RA
+	// and backend.RA). If nil, CA must be an [*Identity] whose RSA key can do both, and whose
+	// certificate allows digitalSignature and keyEncipherment.
 	RA *Identity
 
 	// PastRA still open what devices sealed before RA was replaced. Replies to those are

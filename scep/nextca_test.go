@@ -309,4 +309,11 @@ func TestNextOfAnotherReplica(t *testing.T) {
 	if err := newConformer(srv).To(next.Certificate()).Enroll(t).CheckSignatureFrom(next.Certificate()); err != nil {
 		t.Error(err)
 	}
+
+	// The same with RAs of their own.
+	nextRA := sceptest.NewRA(t, next)
+	srv = sceptest.NewServer(t, scep.Config{CA: sceptest.NewCA(t), PastRA: []*scep.Identity{nextRA}, PastCA: []scep.CA{next}})
+	if err := newConformer(srv).To(nextRA.Certificate(), next.Certificate()).Enroll(t).CheckSignatureFrom(next.Certificate()); err != nil {
+		t.Error(err)
+	}
 }

@@ -24,9 +24,9 @@ import (
 //
 // A device may get its answer to GetCACert from one Handler and send its request to another: that
 // is why step 3 has PastRA. Back from step 3 to 2 is possible in the same way. Where replicas of a
-// server take step 2 one after another, first give all of them the next CA as a PastRA: then each
-// serves those who have learned of it from another. While two Handlers are at work, each has its own
-// Config.Limits.
+// server take step 2 one after another, first give all of them the next CA as a PastRA, or its RA as
+// a PastRA and it as a PastCA: then each serves those who have learned of it from another. While two
+// Handlers are at work, each has its own Config.Limits.
 type Switch struct{ h atomic.Pointer[Handler] }
 
 // NewSwitch returns a Switch that holds h.
