@@ -230,7 +230,7 @@ func TestCannotStart(t *testing.T) {
 		{"CA key is garbage", nil, map[string]string{"ca.pem": "x", "ca.key": "x"}, "ca.key"},
 		{"empty challenge", nil, map[string]string{"challenge": "\n"}, "remove it"},
 		{"depot is no database", nil, map[string]string{"scep.db": strings.Repeat("no database ", 100)}, "scep.db"},
-		{"argument", []string{"serve"}, nil, "Usage"},
+		{"argument", []string{"serve"}, nil, `no "serve"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -75,8 +75,12 @@ func Main(p Program) {
 	flag.DurationVar(&o.hold, "hold", 0, "let each new request wait this long for approval, to see how a device polls")
 	flag.BoolVar(&o.memory, "memory", false, "forget what was issued when the program ends: no database")
 	flag.Parse()
-	if flag.NArg() > 0 || o.hold < 0 {
-		flag.Usage()
+	switch {
+	case flag.NArg() > 0:
+		fmt.Fprintf(os.Stderr, "%s: takes flags only, no %q; -h shows them\n", p.Name, flag.Arg(0))
+		os.Exit(2)
+	case o.hold < 0:
+		fmt.Fprintf(os.Stderr, "%s: -hold is 0 or more\n", p.Name)
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -126,7 +130,7 @@ func (p Program) run(ctx context.Context, o flags) (err error) {
 
 	listener, err := net.Listen("tcp", o.addr)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; give another -addr", err)
 	}
 	server := &http.Server{
 		Handler:           s.pages(),
