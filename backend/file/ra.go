@@ -52,8 +52,8 @@ const ignoreAfter = 90 * 24 * time.Hour
 // Call RA at every start, and from time to time after that, as once a day, to make a new
 // handler when the certificate is another. Several processes may use one dir, also at the same
 // moment: they get the same identity. One that has not called RA since another process made a
-// new certificate does not have it yet, so behind a load balancer call it everywhere in turn
-// without delay. Processes on several machines need the same identities: have them share dir, or
+// new certificate does not have it yet, and refuses devices that were given it by the other: behind
+// a load balancer call it everywhere once a minute, or in turn without delay. Processes on several machines need the same identities: have them share dir, or
 // keep the key in a token that all reach (see [backend.RA]).
 //
 // Each file, ra-NUMBER.pem with mode 0600, has one key and its certificates; [Open] opens it.

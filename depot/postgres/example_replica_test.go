@@ -27,7 +27,7 @@ import (
 )
 
 // A replica is one of several servers of a CA: SCEP with one-time challenges, an approval queue,
-// CRL, OCSP, revocation, and the work of each day. All replicas have the same database and the same
+// CRL, OCSP, revocation, and what is to be done now and then. All replicas have the same database and the same
 // keys, and know nothing of one another.
 type replica struct {
 	dir     string // with ca.pem, ca.key, and the RA
@@ -39,6 +39,7 @@ type replica struct {
 	crl     *status.CRL
 	ocsp    *status.OCSP
 	scep    scep.Switch
+	ra      *x509.Certificate // of the handler in scep
 }
 
 // newReplica opens the database and the keys. The caller closes r.db.
@@ -79,10 +80,10 @@ func (r *replica) status() (err error) {
 	return err
 }
 
-// renewRA serves with the RA of now, which is a new one once in eight months.
+// renewRA serves with the RA of now, which is another once in eight months.
 func (r *replica) renewRA(ctx context.Context) error {
 	ra, past, err := file.RA(ctx, r.ca, filepath.Join(r.dir, "ra"), file.RAOptions{})
-	if err != nil {
+	if err != nil || r.ra.Equal(ra.Certificate()) {
 		return err
 	}
 	ask := scep.ChallengeFunc(func(context.Context, *scep.Request) error { return scep.ErrPending })
@@ -95,24 +96,31 @@ func (r *replica) renewRA(ctx context.Context) error {
 	})
 	if err == nil {
 		r.scep.Set(h)
+		r.ra = ra.Certificate()
 	}
 	return err
 }
 
-// daily does what a CA needs now and then, until ctx ends.
-func (r *replica) daily(ctx context.Context) {
+// work does what a CA needs now and then, until ctx ends.
+func (r *replica) work(ctx context.Context) {
 	keep := depot.Retention{Expired: 90 * 24 * time.Hour, Denied: 30 * 24 * time.Hour}
-	for tick := time.NewTicker(24 * time.Hour); ; {
+	minute, day := time.NewTicker(time.Minute), time.NewTicker(24*time.Hour)
+	defer minute.Stop()
+	defer day.Stop()
+	for {
+		var err error
 		select {
-		case <-tick.C:
+		case <-minute.C: // soon after another replica has made a new one, which devices then use here, too
+			err = r.renewRA(ctx)
+		case <-day.C:
+			_, expiring := r.scep.Handler().Expire(ctx)
+			_, pruning := keep.Prune(ctx, r.db)
+			err = errors.Join(expiring, pruning)
 		case <-ctx.Done():
-			tick.Stop()
 			return
 		}
-		_, expiring := r.scep.Handler().Expire(ctx)
-		_, pruning := keep.Prune(ctx, r.db)
-		if err := errors.Join(expiring, pruning, r.renewRA(ctx)); err != nil && ctx.Err() == nil {
-			slog.Error("daily work", slog.Any("error", err)) // tomorrow again
+		if err != nil && ctx.Err() == nil {
+			slog.Error("work", slog.Any("error", err)) // and again the next time
 		}
 	}
 }
@@ -193,7 +201,7 @@ func Example_replica() {
 	defer r.db.Close()
 	var all sync.WaitGroup
 	defer all.Wait() // before the database is closed
-	all.Go(func() { r.daily(ctx) })
+	all.Go(func() { r.work(ctx) })
 	for addr, handler := range map[string]http.Handler{":8080": r, "127.0.0.1:8081": r.admin()} {
 		server := &http.Server{Addr: addr, Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
 		all.Go(func() {

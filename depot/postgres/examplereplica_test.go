@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -166,7 +167,18 @@ func TestExampleReplica(t *testing.T) {
 	if _, err = enroll(sceptest.RSA(3), "device-3", ""); !errors.As(err, &refused) {
 		t.Errorf("without a challenge: %v, want a refusal", err)
 	}
-	if err := all[0].renewRA(t.Context()); err != nil {
-		t.Error(err)
+
+	// The RA is another only if it is time, or if the last one is gone.
+	before := all[0].scep.Handler()
+	if err := all[0].renewRA(t.Context()); err != nil || all[0].scep.Handler() != before {
+		t.Errorf("another handler for the same RA, or %v", err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "ra")); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range all {
+		if err := r.renewRA(t.Context()); err != nil || r.scep.Handler() == before || !r.ra.Equal(all[0].ra) {
+			t.Errorf("no new RA, or not the same for both: %v", err)
+		}
 	}
 }
