@@ -17,7 +17,7 @@
 // Replicas of a program that serve one CA have the same database and Schema, the same
 // [scep.Config], the keys of RAs included, and clocks that are right. Nothing else connects them,
 // and each can be stopped or killed at any time. MaxConns of all together must be less than
-// max_connections of the database. The example is a whole replica.
+// max_connections of the database. The example Replica is a whole one.
 //
 // # Standbys
 //

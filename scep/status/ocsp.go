@@ -70,11 +70,12 @@ type OCSPConfig struct {
 // such GET requests to the OCSP before they come to a mux.
 //
 // Good is what the depot has as issued, with a signature of Issuer's that verifies; revoked what
-// it has as revoked; unknown everything else. Each answer is as the depot says when it is asked for: what
-// another process revoked is not good any more either. It starts no goroutine.
+// it has as revoked; unknown everything else. Each answer is as the depot says when it is asked
+// for: what another process revoked is not good any more either, and while the depot is away the
+// answer is tryLater. It starts no goroutine.
 //
-// While the responder's key is away, answers that were signed before are given until their nextUpdate;
-// others are tryLater.
+// While the responder's key is away, answers that were signed before are given until their
+// nextUpdate; others are tryLater.
 type OCSP struct {
 	c         OCSPConfig
 	issuer    []issuerHash
