@@ -216,19 +216,21 @@ func TestUnwrapKeyBroken(t *testing.T) {
 func TestUnwrapKeyTime(t *testing.T) {
 	u := must(newKey(rsaTestKey())).(scep.Unwrapper)
 	opts := unwrapOptions[0]
-	least := func(block []byte) time.Duration {
-		best := time.Hour
-		for range 40 {
+	blocks := brokenBlocks(t, opts)
+	blocks["good"] = wrap(t, make([]byte, 16), opts)
+	least := map[string]time.Duration{}
+	for range 40 { // in turns, so that a busy machine is so for all
+		for name, block := range blocks {
 			start := time.Now()
 			u.UnwrapKey(t.Context(), block, 16, opts)
-			best = min(best, time.Since(start))
+			if d := time.Since(start); least[name] == 0 || d < least[name] {
+				least[name] = d
+			}
 		}
-		return best
 	}
-	good := least(wrap(t, make([]byte, 16), opts))
-	for name, block := range brokenBlocks(t, opts) {
+	for name, d := range least {
 		// What is meant is an early return, which takes a hundredth.
-		if d := least(block); d < good/2 || d > 3*good {
+		if good := least["good"]; d < good/3 || d > 3*good {
 			t.Errorf("%s takes %v, a good block %v", name, d, good)
 		}
 	}
