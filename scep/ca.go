@@ -47,7 +47,8 @@ type Unwrapper interface {
 	// UnwrapKey decrypts block to a key of n bytes. opts is an
 	// [*rsa.PKCS1v15DecryptOptions] or an [*rsa.OAEPOptions]. From a malformed block, or
 	// one that holds a key of another length, it returns n random bytes and no error, in
-	// the time that a good one takes: who sent the block must not learn which it was. An
+	// the time that a good one takes: who sent the block must not learn which it was. Of a
+	// device that rejects implicitly they may be what it makes up from its key and the block. An
 	// error that wraps [errors.ErrUnsupported] means that the key cannot be used with opts,
 	// whatever the block; any other, that the key is unavailable.
 	UnwrapKey(ctx context.Context, block []byte, n int, opts crypto.DecrypterOpts) ([]byte, error)

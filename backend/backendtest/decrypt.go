@@ -157,25 +157,30 @@ var decryptClauses = []clause{{
 		if err != nil {
 			return err
 		}
-		seen := map[string]bool{string(make([]byte, 16)): true}
+		seen := map[string]bool{string(make([]byte, 16)): true, string(make([]byte, 24)): true}
 		for _, opts := range b.paddings() {
 			blocks, err := malformed(pub, opts)
 			if err != nil {
 				return err
 			}
 			for name, block := range blocks {
-				for range 2 {
-					got, err := u.UnwrapKey(ctx, block, 16, opts)
-					if err != nil {
+				repeats := true
+				// A device that rejects implicitly makes up the same key for a block each time, of
+				// one length that depends on the block: so it may repeat itself at one length, not at two.
+				for _, n := range []int{16, 24} {
+					first, err := rejected(ctx, u, block, n, opts)
+					second, err2 := rejected(ctx, u, block, n, opts)
+					if err := errors.Join(err, err2); err != nil {
 						return fmt.Errorf("%s, %s: %w", padding(opts), name, err)
 					}
-					if len(got) != 16 {
-						return fmt.Errorf("%s, %s: %d bytes come out", padding(opts), name, len(got))
+					if seen[string(first)] || seen[string(second)] {
+						return fmt.Errorf("%s, %s: %x is what another block gives", padding(opts), name, first)
 					}
-					if seen[string(got)] {
-						return fmt.Errorf("%s, %s: %x is not random", padding(opts), name, got)
-					}
-					seen[string(got)] = true
+					seen[string(first)], seen[string(second)] = true, true
+					repeats = repeats && bytes.Equal(first, second)
+				}
+				if repeats {
+					return fmt.Errorf("%s, %s: the same bytes each time", padding(opts), name)
 				}
 				if err := b.unwrap(ctx, 16, opts); err != nil {
 					return fmt.Errorf("after %s: %w", name, err)
@@ -185,3 +190,12 @@ var decryptClauses = []clause{{
 		return nil
 	},
 }}
+
+// rejected returns what a malformed block gives for a key of n bytes.
+func rejected(ctx context.Context, u scep.Unwrapper, block []byte, n int, opts crypto.DecrypterOpts) ([]byte, error) {
+	key, err := u.UnwrapKey(ctx, block, n, opts)
+	if err == nil && len(key) != n {
+		err = fmt.Errorf("%d bytes come out", len(key))
+	}
+	return key, err
+}

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding"
@@ -304,6 +305,21 @@ var faults = []fault{
 		key, err := k.goodUnwrap(ctx, block, n, opts)
 		if len(block) > 256 && err == nil {
 			copy(key, block[1:])
+		}
+		return key, err
+	}},
+	{name: "two malformed blocks are the same", want: "Malformed", unwrap: func(k *key, ctx context.Context, block []byte, n int, opts crypto.DecrypterOpts) ([]byte, error) {
+		key, err := k.goodUnwrap(ctx, block, n, opts)
+		if n == 16 && len(block) != 256 && err == nil {
+			copy(key, "always this one.")
+		}
+		return key, err
+	}},
+	{name: "rejects implicitly, which is no fault", unwrap: func(k *key, ctx context.Context, block []byte, n int, opts crypto.DecrypterOpts) ([]byte, error) {
+		key, err := k.goodUnwrap(ctx, block, n, opts)
+		if _, v15 := opts.(*rsa.PKCS1v15DecryptOptions); v15 && n == 16 && len(block) != 256 && err == nil {
+			made := sha256.Sum256(append([]byte("secret"), block...))
+			copy(key, made[:])
 		}
 		return key, err
 	}},
