@@ -317,7 +317,7 @@ var faults = []fault{
 	}},
 	{name: "rejects implicitly, which is no fault", unwrap: func(k *key, ctx context.Context, block []byte, n int, opts crypto.DecrypterOpts) ([]byte, error) {
 		key, err := k.goodUnwrap(ctx, block, n, opts)
-		if _, v15 := opts.(*rsa.PKCS1v15DecryptOptions); v15 && n == 16 && len(block) != 256 && err == nil {
+		if padding(opts) == "PKCS #1 v1.5" && n == 16 && len(block) != 256 && err == nil {
 			made := sha256.Sum256(append([]byte("secret"), block...))
 			copy(key, made[:])
 		}
