@@ -219,7 +219,7 @@ func IssueRA(ctx context.Context, ca scep.CA, pub crypto.PublicKey, o RAOptions)
 	if err != nil {
 		return nil, fmt.Errorf("backend: RA: encoding the key: %w", err)
 	}
-	start := now.Add(-10 * time.Minute)
+	start := now.Add(-custody.Backdated)
 	if start.Before(issuer.NotBefore) {
 		start = issuer.NotBefore
 	}

@@ -23,13 +23,17 @@ const ignoreAfter = 90 * 24 // hours
 //	tpm:/etc/scep/ra-{n}.tpm?chain=/etc/scep/ra-{n}.pem
 //
 // If there is none, or the newest should be renewed (see [RADue]), RA makes a new key, of RSA with
-// 2048 bits unless kind says more, and has ca issue its certificate. The others are returned in
+// 2048 bits unless kind says more, and has ca issue its certificate. All others are returned in
 // past, newest first, for [scep.Config].PastRA: devices go on using the certificate that they
 // were given. One whose certificate ended more than 90 days ago is left out. Nothing is ever
 // deleted or overwritten, and what a crash left half done is finished.
 //
-// Call RA at every start, and from time to time after that, from one process at a time. All keys
-// that it returns are open: close them.
+// A new one is in past, too, for its first day (or a sixth of its life, if that is less), and ra is
+// the one before it as long as that will do: so every process that looks meanwhile can open what is
+// sealed to the new one before any of them announces it.
+//
+// Call RA at every start, and from time to time after that (see [RADue]), from one process at a
+// time. All keys that it returns are open: close them.
 func RA(ctx context.Context, ca scep.CA, uri string, kind KeyType, o RAOptions, drivers ...Driver) (ra *Key, past []*Key, err error) {
 	switch kind {
 	case RSA2048, RSA3072, RSA4096:
@@ -103,14 +107,24 @@ func RA(ctx context.Context, ca scep.CA, uri string, kind KeyType, o RAOptions, 
 			k.Identity = &scep.Identity{Certificates: append([]*x509.Certificate{own}, chain...), Key: k.Key}
 		}
 	}
-	for _, k := range all[1:] {
-		if now.Sub(k.Certificate().NotAfter).Hours() > ignoreAfter {
-			err = errors.Join(err, k.Close())
-			continue
+	use := 0
+	for i, k := range all[1:] {
+		if !custody.Announced(all[0].Certificate(), k.Certificate(), chain[0], now) {
+			use = i + 1
+			break
 		}
-		past = append(past, k)
 	}
-	return all[0], past, err
+	for i, k := range all {
+		switch {
+		case i == use:
+			ra = k
+		case now.Sub(k.Certificate().NotAfter).Hours() > ignoreAfter:
+			err = errors.Join(err, k.Close())
+		default:
+			past = append(past, k)
+		}
+	}
+	return ra, past, err
 }
 
 // certify has the CA issue k's certificate and stores it.

@@ -41,15 +41,23 @@ func TestRA(t *testing.T) {
 	if again, _ := get(200 * day); !again.Certificate().Equal(first.Certificate()) {
 		t.Error("another certificate long before its time")
 	}
-	second, past := get(300 * day)
-	if second.Certificate().Equal(first.Certificate()) || len(past) != 1 || !past[0].Certificate().Equal(first.Certificate()) {
-		t.Errorf("not renewed, or %d past", len(past))
+	// A new one is opened by all before it takes over a day later.
+	ra, past := get(300 * day)
+	if !ra.Certificate().Equal(first.Certificate()) || len(past) != 1 || past[0].Certificate().Equal(first.Certificate()) {
+		t.Fatalf("not renewed, or at once, or %d past", len(past))
+	}
+	second := past[0]
+	if ra, past := get(300*day + 23*time.Hour); !ra.Certificate().Equal(first.Certificate()) || len(past) != 1 {
+		t.Error("taken over in less than a day")
+	}
+	if ra, past := get(301*day + time.Minute); !ra.Certificate().Equal(second.Certificate()) || len(past) != 1 || !past[0].Certificate().Equal(first.Certificate()) {
+		t.Errorf("not taken over after a day, or %d past", len(past))
 	}
 	// Before the certificate there is the key.
 	if err := os.Remove(filepath.Join(dir, "ra-2.pem")); err != nil {
 		t.Fatal(err)
 	}
-	if third, _ := get(300 * day); third.Certificate().Equal(second.Certificate()) || !second.Key.Public().(interface{ Equal(x crypto.PublicKey) bool }).Equal(third.Key.Public()) {
+	if _, past := get(300 * day); len(past) != 1 || past[0].Certificate().Equal(second.Certificate()) || !second.Key.Public().(interface{ Equal(x crypto.PublicKey) bool }).Equal(past[0].Key.Public()) {
 		t.Error("what was half done is not finished")
 	}
 	if _, past := get(600 * day); len(past) != 1 {

@@ -23,9 +23,9 @@ type Config struct {
 	// certificate allows digitalSignature and keyEncipherment.
 	RA *Identity
 
-	// PastRA still open what devices sealed before RA was replaced. Replies to those are
-	// signed by the one that was addressed. What is addressed to one that is a CA, it issues,
-	// as PastCA do.
+	// PastRA open what devices sealed before RA was replaced, or sealed to one that another
+	// server of the CA announces already. Replies to those are signed by the one that was
+	// addressed. What is addressed to one that is a CA, it issues, as PastCA do.
 	PastRA []*Identity
 
 	// PastCA issue what is addressed to those of PastRA that they issued, until they have too

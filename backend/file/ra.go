@@ -45,16 +45,18 @@ const ignoreAfter = 90 * 24 * time.Hour
 // decrypt, or should not be asked to by strangers.
 //
 // If there is none, or less than a third of its life is left, or the CA has another key or name
-// than the one that issued it, RA makes a new one. The others are returned in past, newest
+// than the one that issued it, RA makes a new one. All others are returned in past, newest
 // first, for [scep.Config].PastRA: devices go on using the certificate that they were given. A
 // certificate that ended more than 90 days ago is left out. Files are never deleted.
 //
-// Call RA at every start, and from time to time after that, as once a day, to make a new
-// handler when the certificate is another. Several processes may use one dir, also at the same
-// moment: they get the same identity. One that has not called RA since another process made a
-// new certificate does not have it yet, and refuses devices that were given it by the other: behind
-// a load balancer call it everywhere once a minute, or in turn without delay. Processes on several machines need the same identities: have them share dir, or
-// keep the key in a token that all reach (see [backend.RA]).
+// A new identity is in past, too, for its first day (or a sixth of its life, if that is less), and
+// ra is the one before it as long as that will do: so every process can open what is sealed to the
+// new one before any of them announces it.
+//
+// Call RA at every start, and once an hour after that, and make a new handler when ra or past is
+// another. Several processes may use one dir, also at the same moment: they get the same
+// identities. Processes on several machines need the same ones: have them share dir, or keep the
+// key in a token that all reach (see [backend.RA]).
 //
 // Each file, ra-NUMBER.pem with mode 0600, has one key and its certificates; [Open] opens it.
 // A file that cannot be read is an error, and no new identity is made in its place. The
@@ -210,7 +212,7 @@ func (r *raDir) open(ctx context.Context, name string) (*scep.Identity, error) {
 	return id, nil
 }
 
-// choose returns the index of the first generation that is as good as a new one would be, or -1.
+// choose returns the index of the generation to use, or -1 if a new one is to be made.
 func (r *raDir) choose(gens []generation) (int, error) {
 	for i, g := range gens {
 		cert := g.id.Certificate()
@@ -221,9 +223,15 @@ func (r *raDir) choose(gens []generation) (int, error) {
 		if err != nil {
 			return 0, fmt.Errorf("file: %w", err)
 		}
-		if !due {
-			return i, nil
+		if due {
+			continue
 		}
+		for j, before := range gens[i+1:] {
+			if !custody.Announced(cert, before.id.Certificate(), r.chain[0], r.now) {
+				return i + 1 + j, nil
+			}
+		}
+		return i, nil
 	}
 	return -1, nil
 }

@@ -129,11 +129,20 @@ func TestRARenewal(t *testing.T) {
 			t.Errorf("after %v it is another, %d past", d, len(past))
 		}
 	}
-	second, past := getRA(t, ca, dir, 244*day, RAOptions{})
-	if same(second, first) || len(past) != 1 || !same(past[0], first) {
-		t.Fatalf("with less than a third left: same %v, %d past", same(second, first), len(past))
+	// With less than a third left there is a new one, which takes over a day later: by then all
+	// processes have it.
+	ra, past := getRA(t, ca, dir, 244*day, RAOptions{})
+	if !same(ra, first) || len(past) != 1 || same(past[0], first) {
+		t.Fatalf("with less than a third left: same %v, %d past", same(ra, first), len(past))
 	}
-	if ra, past := getRA(t, ca, dir, 245*day, RAOptions{}); !same(ra, second) || len(past) != 1 {
+	second := past[0]
+	if ra, past := getRA(t, ca, dir, 245*day-time.Minute, RAOptions{}); !same(ra, first) || len(past) != 1 {
+		t.Error("taken over in less than a day")
+	}
+	if ra, past = getRA(t, ca, dir, 245*day, RAOptions{}); !same(ra, second) || len(past) != 1 || !same(past[0], first) {
+		t.Fatalf("not taken over after a day, or %d past", len(past))
+	}
+	if ra, past := getRA(t, ca, dir, 246*day, RAOptions{}); !same(ra, second) || len(past) != 1 {
 		t.Error("renewed twice")
 	}
 	// What was sealed for the first is still opened.
@@ -150,12 +159,30 @@ func TestRARenewal(t *testing.T) {
 	if ra, past := getRA(t, ca, dir, (365+91)*day, RAOptions{}); !same(ra, second) || len(past) != 0 {
 		t.Errorf("91 days after its end: %d past", len(past))
 	}
-	third, past := getRA(t, ca, dir, 600*day, RAOptions{})
-	fourth, past4 := getRA(t, ca, dir, 900*day, RAOptions{})
+	getRA(t, ca, dir, 600*day, RAOptions{})
+	third, past := getRA(t, ca, dir, 601*day, RAOptions{})
+	getRA(t, ca, dir, 900*day, RAOptions{})
+	fourth, past4 := getRA(t, ca, dir, 901*day, RAOptions{})
 	if len(past) != 1 || !same(past[0], second) || len(past4) != 1 || !same(past4[0], third) || same(third, fourth) {
 		t.Errorf("%d and %d past", len(past), len(past4))
 	}
 	onlyFiles(t, dir, "ra-000001.pem", "ra-000002.pem", "ra-000003.pem", "ra-000004.pem")
+
+	// Less than a day before the end there is no day to wait.
+	late := t.TempDir()
+	one, _ := getRA(t, ca, late, 0, RAOptions{})
+	if two, past := getRA(t, ca, late, 364*day+time.Hour, RAOptions{}); same(one, two) || len(past) != 1 {
+		t.Errorf("23 hours before the end: the same %v, %d past", same(one, two), len(past))
+	}
+	// One that lives for an hour takes over within minutes.
+	short, hour := t.TempDir(), RAOptions{Validity: time.Hour}
+	one, _ = getRA(t, ca, short, 0, hour)
+	if ra, past := getRA(t, ca, short, 40*time.Minute, hour); !same(ra, one) || len(past) != 1 {
+		t.Errorf("20 minutes before the end: the same %v, %d past", same(ra, one), len(past))
+	}
+	if ra, past := getRA(t, ca, short, 52*time.Minute, hour); same(ra, one) || len(past) != 1 {
+		t.Errorf("12 minutes later: the same %v, %d past", same(ra, one), len(past))
+	}
 
 	// After the end of all of them, as when the service was off for long.
 	if ra, past := getRA(t, ca, dir, 2000*day, RAOptions{}); same(ra, fourth) || len(past) != 0 {
@@ -228,14 +255,15 @@ func TestRAOptions(t *testing.T) {
 	if cn := []rune(small.Certificate().Subject.CommonName); len(cn) != 64 || !strings.HasSuffix(string(cn), "ä SCEP RA") {
 		t.Errorf("name is %q", string(cn))
 	}
-	large, past := getRA(t, ca, dir, 0, RAOptions{KeyBits: 3072})
+	getRA(t, ca, dir, 0, RAOptions{KeyBits: 3072})
+	large, past := getRA(t, ca, dir, day, RAOptions{KeyBits: 3072})
 	if n := large.Certificate().PublicKey.(*rsa.PublicKey).N.BitLen(); n != 3072 || len(past) != 1 {
 		t.Errorf("%d bits, %d past", n, len(past))
 	}
-	if again, _ := getRA(t, ca, dir, 0, RAOptions{KeyBits: 2048}); !same(again, small) {
+	if again, _ := getRA(t, ca, dir, day, RAOptions{KeyBits: 2048}); !same(again, small) {
 		t.Error("2048 bits asked for again, and not found")
 	}
-	if again, _ := getRA(t, ca, dir, 0, RAOptions{}); !same(again, large) {
+	if again, _ := getRA(t, ca, dir, day, RAOptions{}); !same(again, large) {
 		t.Error("any size asked for, and not the newest found")
 	}
 	for _, o := range []RAOptions{{KeyBits: 1024}, {KeyBits: 2047}, {KeyBits: -1}, {Validity: time.Minute}, {Validity: -1}} {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,7 +40,7 @@ type replica struct {
 	crl     *status.CRL
 	ocsp    *status.OCSP
 	scep    scep.Switch
-	ra      *x509.Certificate // of the handler in scep
+	ras     []*scep.Identity // of the handler in scep, that in use first
 }
 
 // newReplica opens the database and the keys. The caller closes r.db.
@@ -80,11 +81,16 @@ func (r *replica) status() (err error) {
 	return err
 }
 
-// renewRA serves with the RA of now, which is another once in eight months.
+// renewRA serves with the RAs of now. Once in eight months there is a new one, in past for its
+// first day, so that all replicas can open what devices seal to it before one announces it.
 func (r *replica) renewRA(ctx context.Context) error {
 	ra, past, err := file.RA(ctx, r.ca, filepath.Join(r.dir, "ra"), file.RAOptions{})
-	if err != nil || r.ra.Equal(ra.Certificate()) {
+	if err != nil {
 		return err
+	}
+	ras := append([]*scep.Identity{ra}, past...)
+	if slices.EqualFunc(r.ras, ras, func(a, b *scep.Identity) bool { return a.Certificate().Equal(b.Certificate()) }) {
+		return nil
 	}
 	ask := scep.ChallengeFunc(func(context.Context, *scep.Request) error { return scep.ErrPending })
 	h, err := scep.New(scep.Config{
@@ -96,7 +102,7 @@ func (r *replica) renewRA(ctx context.Context) error {
 	})
 	if err == nil {
 		r.scep.Set(h)
-		r.ra = ra.Certificate()
+		r.ras = ras
 	}
 	return err
 }
@@ -104,13 +110,13 @@ func (r *replica) renewRA(ctx context.Context) error {
 // work does what a CA needs now and then, until ctx ends.
 func (r *replica) work(ctx context.Context) {
 	keep := depot.Retention{Expired: 90 * 24 * time.Hour, Denied: 30 * 24 * time.Hour}
-	minute, day := time.NewTicker(time.Minute), time.NewTicker(24*time.Hour)
-	defer minute.Stop()
+	hour, day := time.NewTicker(time.Hour), time.NewTicker(24*time.Hour)
+	defer hour.Stop()
 	defer day.Stop()
 	for {
 		var err error
 		select {
-		case <-minute.C: // soon after another replica has made a new one, which devices then use here, too
+		case <-hour.C:
 			err = r.renewRA(ctx)
 		case <-day.C:
 			_, expiring := r.scep.Handler().Expire(ctx)

@@ -150,8 +150,8 @@ func (c *command) makeRA(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, issuing.Close()) }()
 	c.record.CA = recordKey(issuing)
-	counted := &issues{CA: issuing}
-	ra, past, err := backend.RA(ctx, counted, c.key, c.keyType, backend.RAOptions{Validity: time.Duration(c.years) * year}, c.drivers...)
+	watched := &lastIssued{CA: issuing}
+	ra, past, err := backend.RA(ctx, watched, c.key, c.keyType, backend.RAOptions{Validity: time.Duration(c.years) * year}, c.drivers...)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,13 @@ func (c *command) makeRA(ctx context.Context) (err error) {
 			err = errors.Join(err, k.Close())
 		}
 	}()
-	if counted.n > 0 {
+	for _, k := range past {
+		if k.Certificate().Equal(watched.cert) {
+			c.line("ra", "new certificate, which takes over in a day or less")
+			return c.examine(ctx, k)
+		}
+	}
+	if watched.cert != nil {
 		c.line("ra", "new certificate")
 	} else {
 		c.line("ra", "not due for renewal")
@@ -168,13 +174,13 @@ func (c *command) makeRA(ctx context.Context) (err error) {
 	return c.examine(ctx, ra)
 }
 
-// issues counts what a CA issues.
-type issues struct {
+// lastIssued remembers what a CA issued last.
+type lastIssued struct {
 	scep.CA
-	n int
+	cert *x509.Certificate
 }
 
-func (i *issues) Sign(ctx context.Context, tmpl *x509.Certificate, pub crypto.PublicKey) (*x509.Certificate, error) {
-	i.n++
-	return i.CA.Sign(ctx, tmpl, pub)
+func (l *lastIssued) Sign(ctx context.Context, tmpl *x509.Certificate, pub crypto.PublicKey) (cert *x509.Certificate, err error) {
+	l.cert, err = l.CA.Sign(ctx, tmpl, pub)
+	return l.cert, err
 }

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/scepkit/scepkit/backend"
+	"github.com/scepkit/scepkit/backend/file"
 	"github.com/scepkit/scepkit/examples/internal/exampletest"
 )
 
@@ -291,6 +293,26 @@ func TestWeak(t *testing.T) {
 }
 
 // TestEnded finds a certificate that has ended, and one whose chain is another key's.
+// A new RA is made when it is time, and is the one that is examined, though it does not serve yet.
+func TestRATakesOver(t *testing.T) {
+	s := &stage{t: t, dir: t.TempDir()}
+	before := func() time.Time { return time.Now().AddDate(0, 0, -300) }
+	ca, err := file.CreateCA(s.path("ca.pem"), s.path("ca.key"), file.CAOptions{Time: before})
+	if err != nil {
+		t.Fatal(err)
+	}
+	uri := "file:" + s.path("ra-{n}.key") + "?chain=" + s.path("ra-{n}.pem")
+	ra, _, err := backend.RA(t.Context(), ca, uri, backend.RSA2048, backend.RAOptions{Time: before}, file.Driver{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"ra", "-key", uri, "-ca", "file:" + s.path("ca.key") + "?chain=" + s.path("ca.pem")}
+	if out := s.run(0, "takes over in a day or less", args...); strings.Contains(out, serial(ra.Certificate())) {
+		t.Errorf("it examined the old one:\n%s", out)
+	}
+	s.run(0, serial(ra.Certificate()), args...) // not due
+}
+
 func TestEnded(t *testing.T) {
 	s := &stage{t: t, dir: t.TempDir()}
 	key := "file:" + s.path("ca.key") + "?chain=" + s.path("ca.pem")

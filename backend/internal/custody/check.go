@@ -120,6 +120,19 @@ func CheckIssued(cert, issuer *x509.Certificate) error {
 	return cert.CheckSignatureFrom(issuer)
 }
 
+// A new RA certificate begins Backdated before it is made. It takes over from the one before a day
+// after it was made, or a sixth of its life if that is less: so all processes that look in that
+// time can open what is sealed to it before the first of them announces it.
+const Backdated = 10 * time.Minute
+
+// Announced reports whether next, the certificate of an RA, is to be used in place of before, an
+// older one that issuer issued: it is old enough for that, or before will not do for so long.
+func Announced(next, before, issuer *x509.Certificate, now time.Time) bool {
+	handover := min(24*time.Hour, next.NotAfter.Sub(next.NotBefore)/6)
+	return now.Sub(next.NotBefore) >= Backdated+handover ||
+		now.Before(before.NotBefore) || before.NotAfter.Sub(now) <= handover || CheckIssued(before, issuer) != nil
+}
+
 // CheckCA reports why the CA with this chain cannot issue a certificate now. Errors wrap
 // ErrMismatch if it never can.
 func CheckCA(chain []*x509.Certificate, now time.Time) error {

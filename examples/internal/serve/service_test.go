@@ -45,6 +45,8 @@ func TestRenew(t *testing.T) {
 			case 1:
 			case 2:
 				return nil, away
+			case 3, 4:
+				k.PastRA = []*scep.Identity{next}
 			default:
 				k.RA, k.PastRA = next, []*scep.Identity{old}
 			}
@@ -70,16 +72,24 @@ func TestRenew(t *testing.T) {
 		t.Fatalf("while the token is away: still the old RA %v; log:\n%s", has(old), log.String())
 	}
 	s.look(ctx)
+	if !has(old) {
+		t.Fatal("the new RA has taken over at once")
+	}
+	sceptest.NewDevice(srv.URL+"/scep", sceptest.RSA(4), "told by another server").To(next.Certificates...).Enroll(t)
+	if s.look(ctx); closed != 1 {
+		t.Errorf("keys that are no others were closed %d times, want once", closed)
+	}
+	s.look(ctx)
 	if !has(next) {
 		t.Fatal("the new RA has not taken over")
 	}
-	if s.look(ctx); opened != 3 {
-		t.Errorf("keys were opened %d times, want 3", opened)
+	if s.look(ctx); opened != 5 {
+		t.Errorf("keys were opened %d times, want 5", opened)
 	}
 	for _, d := range []*sceptest.Device{before, sceptest.NewDevice(srv.URL+"/scep", sceptest.RSA(3), "new")} {
 		d.Enroll(t)
 	}
-	if err := s.close(); err != nil || closed != 2 {
-		t.Errorf("close: %v; %d of 2 were closed", err, closed)
+	if err := s.close(); err != nil || closed != 4 {
+		t.Errorf("close: %v; %d of 4 were closed", err, closed)
 	}
 }
