@@ -108,11 +108,21 @@ func (u units) replicas(p plan, rate float64) float64 {
 	return math.Ceil(u.busyCores(p, rate)/(u.cores*u.load)) + 1
 }
 
-// drain is how many hours it takes until so many replicas have served all devices, if they do
-// nothing else.
+// drain is how many hours it takes until so many replicas and their database have served all
+// devices, if they do nothing else: as long as the slower of them needs.
 func (u units) drain(p plan, replicas float64) float64 {
-	return p.devices * p.messages * u.cpu.Seconds() / (replicas * u.cores) / 3600
+	return max(p.devices*p.messages*u.cpu.Seconds()/(replicas*u.cores), p.devices*u.writes/u.commits) / 3600
 }
+
+// shards is into how many CRLs of about 100 kB the certificates are divided.
+func (u units) shards(p plan) float64 { return math.Ceil(p.listed() * u.crlEntry / 100e3) }
+
+// revocations is how many there are in a day.
+func (p plan) revocations() float64 { return p.devices * p.revoked / 365 }
+
+// crlSignatures is how many signatures a process makes in a second whose CRLs are asked for all
+// the time: one for each shard, an hour after the last and after each revocation.
+func (u units) crlSignatures(p plan) float64 { return u.shards(p) * (p.revocations()/day + 1./3600) }
 
 // A row of a table: what it is, and what it is for a plan.
 type row struct {
@@ -146,7 +156,9 @@ func steadyTable() []row {
 		{"certificates in the CRL", func(_ units, p plan) string { return number(p.listed()) }},
 		{"size of the CRL in one piece", func(u units, p plan) string { return size(p.listed() * u.crlEntry) }},
 		{"time to make it", func(u units, p plan) string { return seconds(p.listed() * u.crlTime.Seconds()) }},
-		{"shards of about 100 kB", func(u units, p plan) string { return number(math.Ceil(p.listed() * u.crlEntry / 100e3)) }},
+		{"shards of about 100 kB", func(u units, p plan) string { return number(u.shards(p)) }},
+		{"revocations per day", func(_ units, p plan) string { return number(p.revocations()) }},
+		{"CRL signatures per second, in each process that serves them", func(u units, p plan) string { return number(u.crlSignatures(p)) }},
 		{"OCSP answers per second", func(_ units, p plan) string { return number(p.devices * p.asked / day) }},
 		{"processors at work for OCSP, signed before", func(u units, p plan) string { return number(p.devices * p.asked / day * u.ocsp.Seconds()) }},
 		{"processors at work for OCSP, signed anew", func(u units, p plan) string { return number(p.devices * p.asked / day * u.ocspNew.Seconds()) }},
@@ -157,7 +169,7 @@ func waveTable() []row { return rateRows(plan.wave) }
 
 func stormTable() []row {
 	return append(rateRows(plan.stormy),
-		row{"hours until the replicas of the steady state are through", func(u units, p plan) string { return number(u.drain(p, u.replicas(p, p.steady()))) }})
+		row{"hours until replicas and database of the steady state are through", func(u units, p plan) string { return number(u.drain(p, u.replicas(p, p.steady()))) }})
 }
 
 // writeTable writes a table in Markdown with a column for each plan.

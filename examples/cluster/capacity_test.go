@@ -34,7 +34,7 @@ import (
 func TestFormula(t *testing.T) {
 	// 1000 devices renew between day 60 and day 90, on average on day 75.
 	p := plan{devices: 1000, validity: 90, window: 30, keep: 10, messages: 2, revoked: 0.365, asked: 1, storm: 2}
-	u := units{cpu: 36 * time.Millisecond, cores: 2, load: 0.5, writes: 3, commits: 100}
+	u := units{cpu: 36 * time.Millisecond, cores: 2, load: 0.5, writes: 3, commits: 100, crlEntry: 50}
 	for _, tt := range []struct {
 		name      string
 		got, want float64
@@ -48,7 +48,10 @@ func TestFormula(t *testing.T) {
 		{"processors in a storm", u.busyCores(p, p.stormy()), 0.01},
 		{"replicas in a storm", u.replicas(p, p.stormy()), 2},
 		{"replicas for a hundred in a second", u.replicas(p, 100), 9}, // 7.2 processors, 1 of each replica
-		{"hours for 3 replicas to serve all", u.drain(p, 3), 1000 * 2 * 0.036 / 6 / 3600},
+		{"hours for a database to serve all", u.drain(p, 3), 1000 * 3 / 100. / 3600},
+		{"hours for a replica to serve all", u.drain(p, 1), 1000 * 2 * 0.036 / 2 / 3600},
+		{"revocations in a day", p.revocations(), 1},
+		{"CRL signatures in a day", u.crlSignatures(p) * day, 24 + 1}, // one shard
 	} {
 		if math.Abs(tt.got-tt.want) > 1e-9*tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, tt.got, tt.want)
@@ -313,5 +316,47 @@ func TestCRLEntry(t *testing.T) {
 	}
 	if got := float64(size(21000)-size(1000)) / 20000; math.Abs(got-measured().crlEntry) > 0.1 {
 		t.Errorf("an entry has %v bytes, want %v", got, measured().crlEntry)
+	}
+}
+
+// TestCRLSignatures counts what a CRL in shards asks of the key of the CA, in whose HSM it may be:
+// all shards are signed once after each revocation, and once in an hour without any.
+func TestCRLSignatures(t *testing.T) {
+	dir := t.TempDir()
+	ca, err := file.CreateCA(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"), file.CAOptions{KeyType: backend.P256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &meter{}
+	var past time.Duration
+	crl, err := status.NewCRL(status.CRLConfig{
+		Issuer: &scep.Identity{Certificates: ca.Certificates, Key: meteredKey{ca.Key, m}}, Depot: &depot.Memory{},
+		URL: "http://pki.example/{n}.crl", Shards: 5, Log: slog.New(slog.DiscardHandler),
+		Time: func() time.Time { return time.Now().Add(past) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		do   func()
+		want int64
+	}{
+		{"the first", func() {}, 5},
+		{"soon after", func() { past += time.Minute }, 0},
+		{"after a revocation", crl.Renew, 5},
+		{"after another", crl.Renew, 5},
+		{"after an hour", func() { past += time.Hour }, 5},
+	} {
+		m.signatures.Store(0)
+		tt.do()
+		for serial := range int64(5) {
+			if _, err := crl.CRL(t.Context(), ca.Certificate().RawSubject, big.NewInt(serial)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := m.signatures.Load(); got != tt.want {
+			t.Errorf("%s: %d signatures, want %d", tt.name, got, tt.want)
+		}
 	}
 }
