@@ -49,7 +49,7 @@ func command(ctx context.Context, args []string) (status int, err error) {
 		switch args[0] {
 		case "capacity":
 			return exit(capacityCommand(os.Stdout, args[1:]))
-		case "replica", "keeper", "probe": // what this program runs of itself
+		case "replica", "keeper", "probe", "broom": // what this program runs of itself
 			return exit(childCommand(args[0], args[1:]))
 		}
 	}
@@ -119,33 +119,31 @@ func run(ctx context.Context, o options) (_ *report, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("-ca-key: %w", err)
 	}
-	dir, remove, err := folder(o.data)
+	dir, leave, err := folder(o.data)
 	if err != nil {
 		return nil, err
 	}
 	c := &cluster{o: o, dir: dir}
 	var r *report
 	defer func() {
-		if o.data == "" && len(c.replicas) > 0 && (err != nil && ctx.Err() == nil || r != nil && r.status() != 0) {
+		keep := o.data == "" && len(c.replicas) > 0 && (err != nil && ctx.Err() == nil || r != nil && r.status() != 0)
+		if keep {
 			fmt.Fprintf(os.Stderr, "cluster: database and logs are left in %s\n", dir)
-			return
 		}
-		err = errors.Join(err, remove())
+		err = errors.Join(err, leave(keep))
 	}()
 	keys, secret, err := prepare(ctx, dir, kind)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
-	if err := c.start(ctx); ctx.Err() != nil {
-		return nil, errors.New("interrupted before everything was started")
-	} else if err != nil {
-		return nil, err
+	if err := c.start(ctx); err != nil || ctx.Err() != nil {
+		return nil, early(ctx, err)
 	}
 	greet(os.Stdout, c, keys, secret)
 	f, err := newFleet(ctx, c, keys)
 	if err != nil {
-		return nil, err
+		return nil, early(ctx, err)
 	}
 	if err := c.work(ctx, f, os.Stdout); err != nil {
 		return nil, err
@@ -154,19 +152,38 @@ func run(ctx context.Context, o options) (_ *report, err error) {
 	return r, err
 }
 
-// folder returns the folder to keep things in, and what is to be done with it at the end. The
-// database may run as another user, who has to come through.
-func folder(name string) (dir string, remove func() error, err error) {
-	if name == "" {
-		if dir, err = os.MkdirTemp("", "cluster"); err != nil {
+// early is for what goes wrong before devices are at work: if that is ^C, it says so.
+func early(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.New("interrupted before everything was started")
+	}
+	return err
+}
+
+// folder returns the folder to keep things in, and what is to be called at the end: that deletes a
+// temporary one, unless it is to be kept. The database may run as another user, who has to come
+// through.
+func folder(name string) (dir string, leave func(keep bool) error, err error) {
+	if name != "" {
+		if dir, err = filepath.Abs(name); err != nil {
 			return "", nil, err
 		}
-		return dir, func() error { return os.RemoveAll(dir) }, os.Chmod(dir, 0o711)
+		return dir, func(bool) error { return nil }, os.MkdirAll(dir, 0o711)
 	}
-	if dir, err = filepath.Abs(name); err != nil {
+	if dir, err = os.MkdirTemp("", "cluster"); err != nil {
 		return "", nil, err
 	}
-	return dir, func() error { return nil }, os.MkdirAll(dir, 0o711)
+	broom := newBroom(dir)
+	if err := errors.Join(os.Chmod(dir, 0o711), broom.start()); err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, func(keep bool) error {
+		broom.slay()
+		if keep {
+			return nil
+		}
+		return os.RemoveAll(dir)
+	}, nil
 }
 
 // work has the fleet at it until it is time, and things killed meanwhile. When it returns, all
@@ -180,7 +197,7 @@ func (c *cluster) work(ctx context.Context, f *fleet, out io.Writer) error {
 	}
 	before, err := c.measure(ctx)
 	if err != nil {
-		return err
+		return early(ctx, err)
 	}
 	if c.o.killEvery == 0 {
 		c.probe = &child{name: "probe", args: []string{"probe", c.dir}, log: os.Stderr}

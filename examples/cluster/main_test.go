@@ -3,7 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -261,6 +263,46 @@ func TestParentKilled(t *testing.T) {
 	}
 	p.cmd.Wait()
 	p.gone(t)
+}
+
+// TestTemporaryFolder has the program keep things where it does without -data: however it ends,
+// nothing of them stays.
+func TestTemporaryFolder(t *testing.T) {
+	t.Setenv("TMPDIR", "/tmp") // the path of a socket is short
+	for name, end := range map[string]func(*testing.T, *program){
+		"killed": func(t *testing.T, p *program) {
+			if err := p.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			p.cmd.Wait()
+		},
+		"interrupted": func(t *testing.T, p *program) {
+			if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			for p.next() {
+			}
+			if err := p.cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, "-clients", "1", "-for", "0", "-kill-every", "0", "-replicas", "1", "-data", "")
+			p.Dir = p.Printed["data"]
+			for p.next() && !strings.Contains(p.lines.Text(), "enrolled") {
+			}
+			if _, err := os.Stat(filepath.Join(p.Dir, "postgres", "data")); err != nil {
+				t.Fatal(err)
+			}
+			end(t, p)
+			p.gone(t)
+			if _, err := os.Stat(p.Dir); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v; want it deleted", p.Dir, err)
+				os.RemoveAll(p.Dir)
+			}
+		})
+	}
 }
 
 // TestDatabaseURL uses a database of somebody else's, which is not killed. Then somebody deletes

@@ -170,11 +170,13 @@ func childCommand(name string, args []string) error {
 	// ^C in a terminal reaches every process that was started from it, and the parent knows best
 	// when to end.
 	signal.Ignore(os.Interrupt)
-	if name == "keeper" {
+	switch name {
+	case "keeper":
 		return keep(os.Stdin, args)
-	}
-	if name == "probe" {
+	case "probe":
 		return probe(args[0])
+	case "broom":
+		return sweep(os.Stdin, args[0])
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
