@@ -36,8 +36,10 @@ type CRLConfig struct {
 
 	// Shards is into how many CRLs the certificates are divided, by serial number; if zero, 1,
 	// and at most 10000. Each says in a critical extension that it is for one distribution point
-	// only. It must not change while there are certificates that name the URL; to have another
-	// number, take another URL, and go on serving the old.
+	// only, so it says nothing of a certificate that does not name its URL, as that of an RA or of
+	// the CA itself: for these, serve a CRL without Shards as well. All are signed together, also
+	// after one revocation. It must not change while there are certificates that name the URL; to
+	// have another number, take another URL, and go on serving the old.
 	Shards int
 
 	// Validity is how long clients may use a CRL, from when it is made to nextUpdate; if zero, 24

@@ -67,7 +67,8 @@ type OCSPConfig struct {
 // An OCSP answers whether certificates of a CA are revoked (RFC 6960): a handler for POST, and for
 // GET with the request at the end of the path, whatever comes before it. A [http.ServeMux] redirects
 // paths with a doubled slash, which requests in base64 that a client did not escape can have: send
-// such GET requests to the OCSP before they come to a mux.
+// such GET requests to the OCSP before they come to a mux. A request that asks about more than 32
+// certificates is refused as malformed.
 //
 // Good is what the depot has as issued, with a signature of Issuer's that verifies; revoked what
 // it has as revoked; unknown everything else. Each answer is as the depot says when it is asked
