@@ -94,8 +94,8 @@ func TestCloseLeavesOneFile(t *testing.T) {
 	}
 }
 
-// TestMoved takes the file away, or another in its place, or the log beside it: nothing is
-// acknowledged that would be gone with the process.
+// TestMoved takes the file away, or another in its place, or one of those beside it: nothing is
+// acknowledged that would be gone with the process, or that another process would write over.
 func TestMoved(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("Windows does not let go of open files")
@@ -106,7 +106,8 @@ func TestMoved(t *testing.T) {
 			content, err := os.ReadFile(path)
 			return errors.Join(err, os.Remove(path), os.WriteFile(path, content, 0o600))
 		},
-		"log removed": func(path string) error { return os.Remove(path + "-wal") },
+		"log removed":   func(path string) error { return os.Remove(path + "-wal") },
+		"locks removed": func(path string) error { return os.Remove(path + "-shm") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "scep.db")

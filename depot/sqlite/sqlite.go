@@ -56,7 +56,7 @@ const (
 // and its error says so.
 type DB struct {
 	path  string
-	files [2]openedFile // that, and the one beside it ending in -wal
+	files [3]openedFile // that, and those beside it ending in -wal and -shm
 
 	writer  *writer // the committer's until that has ended
 	queue   chan *write
@@ -102,7 +102,7 @@ func Open(path string) (*DB, error) {
 		closing:  make(chan struct{}),
 		finished: make(chan struct{}),
 	}
-	for i, name := range []string{full, full + "-wal"} {
+	for i, name := range []string{full, full + "-wal", full + "-shm"} {
 		info, err := os.Stat(name)
 		if err != nil {
 			c.close()

@@ -178,7 +178,8 @@ func answer(batch []*write, err error) {
 }
 
 // checkInPlace reports that somebody has taken the files away. SQLite would go on writing
-// to what no longer has a name, and all of it would be gone with the process.
+// to what no longer has a name, and all of it would be gone with the process. Without the
+// -shm file, processes would not see each other's locks, and write over one another.
 func (db *DB) checkInPlace() error {
 	for _, f := range db.files {
 		if info, err := os.Stat(f.path); err != nil || !os.SameFile(info, f.opened) {
