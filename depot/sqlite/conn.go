@@ -161,6 +161,11 @@ func isTaken(err error) bool {
 		(e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
 }
 
+// damaged is what a file is that SQLite cannot make sense of. A -wal file that another one has
+// left behind makes a good one so.
+const damaged = "damaged; restore a backup, and remove what is left beside it ending in -wal and -shm, " +
+	"or save what can be read with \"sqlite3 FILE .recover\""
+
 // explain adds the file's name to err, and the way out.
 func explain(path string, err error) error {
 	if err == nil {
@@ -179,7 +184,7 @@ func explain(path string, err error) error {
 	case sqlite3.SQLITE_NOTADB:
 		cure = "not an SQLite database; name another file: "
 	case sqlite3.SQLITE_CORRUPT:
-		cure = "damaged; restore a backup, or save what can be read with \"sqlite3 FILE .recover\": "
+		cure = damaged + ": "
 	}
 	return fmt.Errorf("sqlite: %s: %s%w", path, cure, err)
 }

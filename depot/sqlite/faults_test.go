@@ -2,6 +2,7 @@ package sqlite_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -123,6 +124,52 @@ func TestMoved(t *testing.T) {
 				t.Errorf("Create: %v", err)
 			}
 		})
+	}
+}
+
+// TestRestoredBesideLog puts a backup in the place of the file of a process that was killed, and
+// leaves there what that had in its log: the error says what to do about it.
+func TestRestoredBesideLog(t *testing.T) {
+	dir := t.TempDir()
+	path, restored := filepath.Join(dir, "scep.db"), filepath.Join(dir, "restored.db")
+	fill := func(db *sqlite.DB, name string) {
+		t.Helper()
+		for i := range 100 {
+			if err := db.Create(t.Context(), record(fmt.Sprint(name, i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	db := open(t, path)
+	fill(db, "before")
+	other, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := other.Exec("VACUUM INTO ?", restored); err != nil {
+		t.Fatal(err)
+	}
+	other.Close()
+	fill(db, "after")
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	db = open(t, path)
+	fill(db, "last")
+	log, err := os.ReadFile(path + "-wal") // as kill -9 would leave it
+	if err == nil {
+		err = os.WriteFile(restored+"-wal", log, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if db, err := sqlite.Open(restored); err == nil {
+		db.Close()
+		t.Error("was opened")
+	} else if !strings.Contains(err.Error(), "-wal") || !strings.Contains(err.Error(), "backup") {
+		t.Error(err)
 	}
 }
 

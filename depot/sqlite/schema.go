@@ -200,7 +200,7 @@ func check(c *conn) error {
 		return err
 	}
 	if found != "ok" {
-		return fmt.Errorf("damaged (%v); restore a backup, or save what can be read with \"sqlite3 FILE .recover\"", found)
+		return fmt.Errorf("%s: %v", damaged, found)
 	}
 	return nil
 }

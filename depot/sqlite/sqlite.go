@@ -10,8 +10,10 @@
 // processes on one machine may have the file open; it must not be on a network file system.
 //
 // Beside the file there are two more while it is open, ending in -wal and -shm. Copy the
-// file with "sqlite3 scep.db '.backup copy.db'" or "VACUUM INTO", not with cp. The tables
-// can be read with the sqlite3 shell; the view certificates shows them in clear text:
+// file with "sqlite3 scep.db '.backup copy.db'" or "VACUUM INTO", not with cp. Before a copy
+// takes its place, end all processes and remove those two: what a killed process left in them
+// would be written into the copy. The tables can be read with the sqlite3 shell; the view
+// certificates shows them in clear text:
 //
 //	SELECT subject, serial, not_after FROM certificates WHERE state = 'issued';
 //
