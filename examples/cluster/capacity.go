@@ -121,8 +121,8 @@ func (u units) shards(p plan) float64 { return math.Ceil(p.listed() * u.crlEntry
 func (p plan) revocations() float64 { return p.devices * p.revoked / 365 }
 
 // crlSignatures is how many signatures a process makes in a second whose CRLs are asked for all
-// the time: one for each shard, an hour after the last and after each revocation.
-func (u units) crlSignatures(p plan) float64 { return u.shards(p) * (p.revocations()/day + 1./3600) }
+// the time: one for each shard in an hour, and one for each revocation.
+func (u units) crlSignatures(p plan) float64 { return u.shards(p)/3600 + p.revocations()/day }
 
 // A row of a table: what it is, and what it is for a plan.
 type row struct {

@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -319,8 +320,8 @@ func TestCRLEntry(t *testing.T) {
 	}
 }
 
-// TestCRLSignatures counts what a CRL in shards asks of the key of the CA, in whose HSM it may be:
-// all shards are signed once after each revocation, and once in an hour without any.
+// TestCRLSignatures counts what a CRL in shards asks of the key of the CA, which may be in an HSM: one
+// signature for each revocation, and one for each shard in an hour without any.
 func TestCRLSignatures(t *testing.T) {
 	dir := t.TempDir()
 	ca, err := file.CreateCA(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"), file.CAOptions{KeyType: backend.P256})
@@ -329,13 +330,26 @@ func TestCRLSignatures(t *testing.T) {
 	}
 	m := &meter{}
 	var past time.Duration
+	db := &depot.Memory{}
 	crl, err := status.NewCRL(status.CRLConfig{
-		Issuer: &scep.Identity{Certificates: ca.Certificates, Key: meteredKey{ca.Key, m}}, Depot: &depot.Memory{},
+		Issuer: &scep.Identity{Certificates: ca.Certificates, Key: meteredKey{ca.Key, m}}, Depot: db,
 		URL: "http://pki.example/{n}.crl", Shards: 5, Log: slog.New(slog.DiscardHandler),
 		Time: func() time.Time { return time.Now().Add(past) },
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	revoke := func(serial int64) func() {
+		return func() {
+			id, now := scep.ID(fmt.Sprintf("%064d", serial)), time.Now().Add(past)
+			if err := db.Create(t.Context(), &scep.Record{
+				ID: id, Transaction: id, State: scep.Revoked, Issuer: ca.Certificate().RawSubject, Serial: big.NewInt(serial),
+				NotAfter: now.AddDate(1, 0, 0), Created: now, Changed: now, Revoked: now,
+			}); err != nil {
+				t.Fatal(err)
+			}
+			crl.Renew()
+		}
 	}
 	for _, tt := range []struct {
 		name string
@@ -344,8 +358,9 @@ func TestCRLSignatures(t *testing.T) {
 	}{
 		{"the first", func() {}, 5},
 		{"soon after", func() { past += time.Minute }, 0},
-		{"after a revocation", crl.Renew, 5},
-		{"after another", crl.Renew, 5},
+		{"after a revocation", revoke(7), 1},
+		{"after another", revoke(12), 1},
+		{"after nothing", crl.Renew, 0},
 		{"after an hour", func() { past += time.Hour }, 5},
 	} {
 		m.signatures.Store(0)

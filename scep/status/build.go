@@ -1,6 +1,7 @@
 package status
 
 import (
+	"bytes"
 	"context"
 	"encoding/asn1"
 	"errors"
@@ -126,46 +127,63 @@ type terms struct {
 	algorithm       []byte
 }
 
-// finish writes the rest and signs. The result is l.buf's.
-func (l *draft) finish(ctx context.Context, s *signer, t *terms) ([]byte, error) {
+// holds reports whether the entries so far are these.
+func (l *draft) holds(entries []byte) bool {
+	skip := l.room
+	for i := range len(l.parts) + 1 {
+		part := l.buf
+		if i < len(l.parts) {
+			part = l.parts[i]
+		}
+		part, skip = part[skip:], 0
+		if !bytes.HasPrefix(entries, part) {
+			return false
+		}
+		entries = entries[len(part):]
+	}
+	return len(entries) == 0
+}
+
+// finish writes the rest and signs. The results are l.buf's: the CRL, and the entries in it.
+func (l *draft) finish(ctx context.Context, s *signer, t *terms) (der, entries []byte, err error) {
 	extensions, err := t.extensions()
 	if err != nil {
-		return nil, fmt.Errorf("status: CRL extensions: %w", err)
+		return nil, nil, fmt.Errorf("status: CRL extensions: %w", err)
 	}
 	l.join(len(extensions) + maxTail)
-	entries := len(l.buf) - l.room
+	length := len(l.buf) - l.room
 	var before []byte // from the inside to the outside
-	if entries > 0 {
-		before = header(cbasn1.SEQUENCE, entries)
+	if length > 0 {
+		before = header(cbasn1.SEQUENCE, length)
 	}
 	before = append(appendTime(appendTime(append(append([]byte{2, 1, 1}, t.algorithm...), t.issuer...), t.this), t.next), before...)
-	before = append(header(cbasn1.SEQUENCE, len(before)+entries+len(extensions)), before...)
+	before = append(header(cbasn1.SEQUENCE, len(before)+length+len(extensions)), before...)
 
 	start := l.room - len(before)
 	if start < 8 {
-		return nil, errors.New("status: no room for the head of the CRL")
+		return nil, nil, errors.New("status: no room for the head of the CRL")
 	}
 	copy(l.buf[start:], before)
 	l.buf = append(l.buf, extensions...)
 	sig, err := s.sign(ctx, l.buf[start:])
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var tail cryptobyte.Builder
 	tail.AddBytes(t.algorithm)
 	tail.AddASN1BitString(sig)
 	end, err := tail.Bytes()
 	if err != nil {
-		return nil, fmt.Errorf("status: CRL: %w", err)
+		return nil, nil, fmt.Errorf("status: CRL: %w", err)
 	}
 	l.buf = append(l.buf, end...)
 	outer := header(cbasn1.SEQUENCE, len(l.buf)-start)
 	start -= len(outer)
 	copy(l.buf[start:], outer)
 	if err := checkDER(l.buf[start:], l.count); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return l.buf[start:], nil
+	return l.buf[start:], l.buf[l.room : l.room+length], nil
 }
 
 // header returns tag and length of an element.

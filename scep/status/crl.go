@@ -37,9 +37,9 @@ type CRLConfig struct {
 	// Shards is into how many CRLs the certificates are divided, by serial number; if zero, 1,
 	// and at most 10000. Each says in a critical extension that it is for one distribution point
 	// only, so it says nothing of a certificate that does not name its URL, as that of an RA or of
-	// the CA itself: for these, serve a CRL without Shards as well. All are signed together, also
-	// after one revocation. It must not change while there are certificates that name the URL; to
-	// have another number, take another URL, and go on serving the old.
+	// the CA itself: for these, serve a CRL without Shards as well. A shard is signed when it
+	// changes, and when Refresh says so. Their number must not change while there are certificates
+	// that name the URL; to have another, take another URL, and go on serving the old.
 	Shards int
 
 	// Validity is how long clients may use a CRL, from when it is made to nextUpdate; if zero, 24
@@ -264,10 +264,10 @@ func (crl *CRL) CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	return g.lists[crl.shard(serial)], nil
+	return g.lists[crl.shard(serial)].der, nil
 }
 
-// Renew has the CRL made anew when it is asked for next, also if the depot was asked a moment ago for
+// Renew has the CRL made anew when it is asked for next (of shards, those that change), also if the depot was asked a moment ago for
 // what is new. A [scep.Handler] whose Config.CRL it is calls it after each revocation, so that the next
 // CRL that anybody gets from this process has it. Other processes know nothing of it.
 func (crl *CRL) Renew() {

@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -361,5 +362,71 @@ func TestOneMakes(t *testing.T) {
 			t.Errorf("signed %d times, want %d", k.count(), round+1)
 		}
 		crl.Renew()
+	}
+}
+
+// A shard is signed when it changes or is due, and goes on as it is while others change.
+func TestOneShardChanges(t *testing.T) {
+	const shards = 8
+	c, db := newClock(), new(depot.Memory)
+	id, k := withKey(sceptest.NewCA(t, sceptest.P256()))
+	crl := newCRL(t, status.CRLConfig{
+		Issuer: id, Depot: db, Time: c.now, Shards: shards, URL: "http://pki.example/{n}.crl", Log: quiet(),
+		Delta: status.Delta{URL: "http://pki.example/delta-{n}.crl", Validity: 2 * time.Hour, Refresh: time.Hour},
+	})
+	for serial := range int64(3 * shards) {
+		store(t, db, id, 100+serial, revoked(c.now(), scep.Superseded))
+	}
+	paths := func() (all [][]byte, headers []http.Header) {
+		for i := range shards {
+			for _, name := range []string{"/%d.crl", "/delta-%d.crl"} {
+				w := httptest.NewRecorder()
+				crl.ServeHTTP(w, httptest.NewRequest(http.MethodGet, fmt.Sprintf(name, i), nil))
+				if w.Code != http.StatusOK {
+					t.Fatalf("shard %d: HTTP %d", i, w.Code)
+				}
+				all, headers = append(all, w.Body.Bytes()), append(headers, w.Header())
+			}
+		}
+		return all, headers
+	}
+	before, headersBefore := paths()
+	signed := k.count()
+	c.add(20 * time.Minute)
+	crl.Renew()
+	if same, headers := paths(); k.count() != signed || !reflect.DeepEqual(same, before) || headers[0].Get("ETag") != headersBefore[0].Get("ETag") {
+		t.Errorf("nothing changed, and %d shards were signed", k.count()-signed)
+	} else if fresh := headers[0].Get("Cache-Control"); fresh == headersBefore[0].Get("Cache-Control") {
+		t.Errorf("20 minutes later it still is %q", fresh)
+	}
+
+	store(t, db, id, 200+3, revoked(c.now(), scep.Superseded))
+	signed = k.count()
+	crl.Renew()
+	after, headers := paths()
+	at := 2 * (203 % shards)
+	for i := range after {
+		if changed := !bytes.Equal(after[i], before[i]); changed != (i == at || i == at+1) {
+			t.Errorf("list %d has changed: %v", i, changed)
+		}
+		if (headers[i].Get("ETag") != headersBefore[i].Get("ETag")) != (i == at || i == at+1) {
+			t.Errorf("list %d has the ETag %s after %s", i, headers[i].Get("ETag"), headersBefore[i].Get("ETag"))
+		}
+	}
+	if n := k.count() - signed; n != 2 {
+		t.Errorf("%d CRLs were signed after one revocation, want one and a delta CRL", n)
+	}
+
+	// An hour after it was made each is due, and no other.
+	c.add(41 * time.Minute)
+	signed = k.count()
+	due, _ := paths()
+	for i := range due {
+		if changed := !bytes.Equal(due[i], after[i]); changed != (i != at && i != at+1) {
+			t.Errorf("list %d, an hour after the first were made: made anew %v", i, changed)
+		}
+	}
+	if n := k.count() - signed; n != 2*shards-2 {
+		t.Errorf("%d were signed, want %d", n, 2*shards-2)
 	}
 }

@@ -27,15 +27,31 @@ type edition struct {
 	past   []issued  // that delta CRLs may be for
 }
 
-// generation are the CRLs that were made together.
+// generation are the CRLs that are handed out together. Where one would say nothing new, and is not
+// due either, it is that of the generation before.
 type generation struct {
-	lists      [][]byte // DER, by shard
+	lists  []*signedCRL  // by shard
+	stamp                // of those that were made for this generation
+	first  time.Time     // signedCRL.listed of the oldest
+	until  time.Time     // signedCRL.next of the oldest
+	wanted int           // edition.wanted when the depot was asked
+	seen   *seen         // of the full CRL: how to tell that another one is due
+	took   time.Duration // to make
+}
+
+// stamp says which CRL one is.
+type stamp struct {
 	number     *big.Int
 	listed     time.Time // when the depot was asked
 	this, next time.Time
-	wanted     int           // edition.wanted when the depot was asked
-	seen       *seen         // of the full CRL: how to tell that another one is due
-	took       time.Duration // to make
+}
+
+// signedCRL is a CRL of a generation, or of one before.
+type signedCRL struct {
+	stamp
+	der     []byte
+	entries []byte   // in der
+	base    *big.Int // of a delta CRL
 }
 
 // making is a generation on its way.
@@ -68,9 +84,9 @@ func (crl *CRL) current(ctx context.Context, e *edition) (*generation, error) {
 		}
 		g := e.newest
 		back := g != nil && now.Before(g.this) // the clock was set back: the CRL is from the future
-		usable := g != nil && now.Before(g.next)
+		usable := g != nil && now.Before(g.until)
 		wanted := g == nil || g.wanted < asked || back
-		due := wanted || !usable || !now.Before(g.listed.Add(e.refresh))
+		due := wanted || !usable || !now.Before(g.first.Add(e.refresh))
 		if since := now.Sub(e.tried); due && e.failed != nil && since >= 0 && since < retryAfter {
 			due, wanted = false, false // it would fail again
 		}
@@ -134,15 +150,18 @@ func (crl *CRL) make(ctx context.Context, e *edition, m *making, last *generatio
 		return
 	}
 	next.wanted, next.took = wanted, time.Since(started)
-	size := 0
-	for _, der := range next.lists {
-		size += len(der)
+	size, signed := 0, 0
+	for _, l := range next.lists {
+		size += len(l.der)
+		if l.number == next.number {
+			signed++
+		}
 	}
 	crl.c.Log.LogAttrs(ctx, slog.LevelDebug, "CRL", slog.String("issuer", crl.signer.cert.Subject.String()), slog.String("number", next.number.String()),
-		slog.Bool("delta", e == crl.delta), slog.Int("shards", len(next.lists)), slog.Int("bytes", size), slog.Duration("duration", next.took))
+		slog.Bool("delta", e == crl.delta), slog.Int("shards", len(next.lists)), slog.Int("signed", signed), slog.Int("bytes", size), slog.Duration("duration", next.took))
 }
 
-// build asks the depot once and signs every shard.
+// build asks the depot once and signs the shards that change or are due.
 func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*generation, error) {
 	cert := crl.signer.cert
 	q := scep.RevocationQuery{Issuer: cert.RawSubject}
@@ -156,7 +175,7 @@ func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*gener
 	}
 	now := crl.c.Time()
 	q.NotAfter = now.Add(-crl.c.Keep)
-	g := &generation{listed: now.Round(0), this: thisUpdate(now, cert, last)}
+	g := &generation{stamp: stamp{listed: now.Round(0), this: thisUpdate(now, cert, last)}}
 	if g.next = now.UTC().Truncate(time.Second).Add(e.validity); g.next.After(cert.NotAfter) {
 		g.next = cert.NotAfter
 	}
@@ -176,7 +195,7 @@ func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*gener
 	for i := range lists {
 		size := 0
 		if last != nil {
-			size = len(last.lists[i]) + len(last.lists[i])/32 + 2048
+			size = len(last.lists[i].der) + len(last.lists[i].der)/32 + 2048
 		}
 		lists[i] = newDraft(i, cert.RawSubject, size)
 	}
@@ -190,18 +209,44 @@ func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*gener
 	if err != nil {
 		return nil, fmt.Errorf("status: listing revocations: %w", err)
 	}
-	for i, l := range lists {
+	g.first, g.until = g.listed, g.next
+	for i, d := range lists {
+		if l := last.shard(i); l != nil && l.good(now, e.refresh, t.base) && d.holds(l.entries) {
+			g.lists = append(g.lists, l)
+			if l.listed.Before(g.first) {
+				g.first = l.listed
+			}
+			if l.next.Before(g.until) {
+				g.until = l.next
+			}
+			continue
+		}
 		if crl.c.Shards > 1 { // both must be for the same certificates
 			t.point = crl.full.urls[i]
 		}
 		if e == crl.full && crl.delta != nil {
 			t.freshest = crl.delta.urls[i]
 		}
-		der, err := l.finish(ctx, crl.signer, t)
-		if err != nil {
+		l := &signedCRL{stamp: g.stamp, base: t.base}
+		if l.der, l.entries, err = d.finish(ctx, crl.signer, t); err != nil {
 			return nil, err
 		}
-		g.lists = append(g.lists, der)
+		g.lists = append(g.lists, l)
 	}
 	return g, nil
+}
+
+// shard returns the CRL of a shard, or nil if there is none or it is the only one: that is made anew
+// whenever it is asked for.
+func (g *generation) shard(i int) *signedCRL {
+	if g == nil || len(g.lists) == 1 {
+		return nil
+	}
+	return g.lists[i]
+}
+
+// good reports whether l need not be made anew yet, if its entries are the same: a full CRL, or a
+// delta CRL for this base.
+func (l *signedCRL) good(now time.Time, refresh time.Duration, base *big.Int) bool {
+	return !now.Before(l.this) && now.Before(l.listed.Add(refresh)) && now.Before(l.next) && (base == nil || base.Cmp(l.base) == 0)
 }

@@ -34,13 +34,13 @@ func (crl *CRL) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusServiceUnavailable)
 		return
 	}
-	now := crl.c.Time()
-	fresh := min(max(g.listed.Add(at.e.refresh).Sub(now), 0), g.next.Sub(now))
+	now, l := crl.c.Time(), g.lists[at.shard]
+	fresh := min(max(l.listed.Add(at.e.refresh).Sub(now), 0), l.next.Sub(now))
 	header.Set("Content-Type", "application/pkix-crl")
-	header.Set("ETag", fmt.Sprintf(`"%x-%d"`, g.number, at.shard))
-	header.Set("Expires", g.next.UTC().Format(http.TimeFormat))
+	header.Set("ETag", fmt.Sprintf(`"%x-%d"`, l.number, at.shard))
+	header.Set("Expires", l.next.UTC().Format(http.TimeFormat))
 	header.Set("Cache-Control", fmt.Sprintf("public, no-transform, max-age=%d", fresh/time.Second))
-	http.ServeContent(w, r, "", g.this, bytes.NewReader(g.lists[at.shard]))
+	http.ServeContent(w, r, "", l.this, bytes.NewReader(l.der))
 }
 
 // fail writes a fixed text that is not to be cached.
