@@ -99,11 +99,18 @@ type ChallengeFunc func(ctx context.Context, req *Request) error
 func (f ChallengeFunc) Validate(ctx context.Context, req *Request) error { return f(ctx, req) }
 
 // A Confirmer is a [Challenge] that has the last word on a certificate.
+//
+// Where Config.Challenge is one no more, what was let in under one is finished without, as it is
+// when a Challenge is replaced: a certificate that was still withheld is handed out when its device
+// asks again, with a warning in the log. If that must not be, revoke it before: its record is
+// Issued and Unconfirmed.
 type Confirmer interface {
 	// Confirm is called after cert has been signed and stored, and before it is handed
 	// out. An [*Error] revokes it and is what the client is told. Any other error means
 	// that it could not tell: cert is withheld, and Confirm is called again when the
 	// client asks again. After nil it is not called again for this certificate, unless
-	// the process died before that could be written down.
+	// the process died before that could be written down. It may be called for one
+	// certificate by several workers at once; if they are told different things, an
+	// [*Error] counts.
 	Confirm(ctx context.Context, req *Request, cert *x509.Certificate) error
 }

@@ -130,7 +130,7 @@ type Record struct {
 	Reason   string   // of a denied record: what its client is told
 
 	// Unconfirmed says that the certificate may not be handed out before a [Confirmer]
-	// has agreed to it.
+	// has agreed to it, if there still is one.
 	Unconfirmed bool
 
 	Revoked          time.Time // when State became Revoked

@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 )
@@ -244,40 +245,65 @@ func (a *authority) checkIssued(cert *x509.Certificate, template []byte) error {
 	return cert.CheckSignatureFrom(a.cert())
 }
 
-// confirm asks the Confirmer for the last word on an issued certificate.
+// confirm has the last word on an issued certificate written down. A refusal counts also if another
+// worker has been told otherwise in the meantime, or had nobody to ask.
 func (h *Handler) confirm(ctx context.Context, out *outcome) error {
+	refusal, err := h.lastWord(ctx, out)
+	if err != nil {
+		return err
+	}
+	for rec := *out.rec; ; {
+		rec.Unconfirmed = false
+		rec.Changed = h.c.Time()
+		if refusal != nil {
+			rec.State, rec.Revoked, rec.RevocationReason = Revoked, rec.Changed, int(CessationOfOperation)
+		}
+		err := h.c.Depot.Update(ctx, &rec)
+		if err == nil {
+			out.rec = &rec
+			break
+		}
+		if refusal != nil && errors.Is(err, ErrStale) {
+			newer, err := h.c.Depot.Get(ctx, rec.ID)
+			if err != nil {
+				return depotError("reading", rec.ID, err)
+			}
+			if newer.State == Issued {
+				rec = *newer
+				continue
+			}
+		}
+		return depotError("updating", rec.ID, err)
+	}
+	if refusal != nil {
+		h.tellDecision(ctx, "Confirm", out.rec)
+	} else if _, ok := h.c.Challenge.(Confirmer); !ok {
+		h.c.Log.LogAttrs(ctx, slog.LevelWarn, "scep: a certificate that was to be confirmed is handed out as it is, because Config.Challenge is no Confirmer any more",
+			slog.String("record", string(out.rec.ID)), slog.String("serial", out.rec.Serial.Text(16)))
+	}
+	return refusal
+}
+
+// lastWord asks the Confirmer, if there still is one.
+func (h *Handler) lastWord(ctx context.Context, out *outcome) (refusal, err error) {
 	confirmer, ok := h.c.Challenge.(Confirmer)
 	if !ok {
-		return fmt.Errorf("scep: record %s waits to be confirmed, and Config.Challenge is no Confirmer any more", out.rec.ID)
+		return nil, nil
 	}
 	cert, err := x509.ParseCertificate(out.rec.Certificate)
 	if err != nil {
-		return depotError("reading", out.rec.ID, err)
+		return nil, depotError("reading", out.rec.ID, err)
 	}
 	if out.rec.Renews != "" && out.req.Renews == nil {
 		if out.req.Renews, err = h.renewed(ctx, out.rec); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	var refusal error
 	var why *Error
 	if err := confirmer.Confirm(ctx, out.req, cert); errors.As(err, &why) {
-		refusal = err
+		return err, nil
 	} else if err != nil {
-		return fmt.Errorf("scep: confirming record %s: %w", out.rec.ID, err)
+		return nil, fmt.Errorf("scep: confirming record %s: %w", out.rec.ID, err)
 	}
-	rec := *out.rec
-	rec.Unconfirmed = false
-	rec.Changed = h.c.Time()
-	if refusal != nil {
-		rec.State, rec.Revoked, rec.RevocationReason = Revoked, rec.Changed, int(CessationOfOperation)
-	}
-	if err := h.c.Depot.Update(ctx, &rec); err != nil {
-		return depotError("updating", rec.ID, err)
-	}
-	out.rec = &rec
-	if refusal != nil {
-		h.tellDecision(ctx, "Confirm", &rec)
-	}
-	return refusal
+	return nil, nil
 }

@@ -195,29 +195,6 @@ func TestIssuedIsTold(t *testing.T) {
 	})
 }
 
-// TestUnconfirmedStaysWithheld takes the Confirmer away.
-func TestUnconfirmedStaysWithheld(t *testing.T) {
-	h, s, ra := serve(t, func(c *scep.Config) {
-		c.Challenge = confirmer{quick("x"), func(*scep.Request, *x509.Certificate) error { return errors.New("timeout") }}
-	})
-	d := newDevice(t, sceptest.RSA(1), "withheld", "x")
-	if a := d.send(t, h, d.pkcsReq(t, ra), ra); a.http != 503 {
-		t.Fatal(a)
-	}
-	other, err := scep.New(scep.Config{CA: sceptest.NewCA(t), Depot: s, Challenge: quick("x"), Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, msg := range [][]byte{d.pkcsReq(t, ra), d.certPoll(t, ra)} {
-		if a := d.send(t, other, msg, ra); a.http != 503 {
-			t.Errorf("without a Confirmer: %v", a)
-		}
-	}
-	if rec := only(t, s); !rec.Unconfirmed {
-		t.Error("the record says that it was confirmed")
-	}
-}
-
 // TestStaleAndGone has another worker win, and the depot fail when it is read again.
 func TestStaleAndGone(t *testing.T) {
 	var gone atomic.Bool
