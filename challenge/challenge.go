@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,8 +37,11 @@ func refused(cause string) error {
 //
 // What one that does not admit would have spent with [scep.Request.Spend] is not spent.
 //
-// It is a [scep.Confirmer]: it asks the one that let the request in, if that is one. If any of cs is
-// a [scep.Preparer] it is one too, see [Prepared].
+// It is a [scep.Confirmer]: it asks the one that let the request in, if that is one, by its place in
+// cs. So put new ones last while requests wait to be confirmed. Of a request that none of these
+// places let in, because cs or Any itself came later, it asks the only one that is a Confirmer, and
+// nobody if none is; of several it cannot tell, and the certificate stays withheld. If any of cs is a
+// [scep.Preparer] it is one too, see [Prepared].
 func Any(cs ...scep.Challenge) scep.Challenge {
 	if prepares(cs) {
 		return anyPrepared{cs}
@@ -91,7 +95,33 @@ func (a anyOf) Confirm(ctx context.Context, req *scep.Request, cert *x509.Certif
 			return confirm(ctx, c, via, req, cert)
 		}
 	}
-	return fmt.Errorf("challenge: no challenge of Any let request %s in; was Any changed since?", req.ID)
+	var only scep.Challenge
+	for _, c := range a {
+		if !confirms(c) {
+			continue
+		}
+		if only != nil {
+			return fmt.Errorf("challenge: it is not known which challenge of Any let request %s in, and several could confirm it; was Any changed since? Bring back the one before, or revoke the certificate", req.ID)
+		}
+		only = c
+	}
+	return confirm(ctx, only, req.Via, req, cert)
+}
+
+// confirms reports whether there is somebody behind c who has the last word.
+func confirms(c scep.Challenge) bool {
+	switch c := c.(type) {
+	case anyOf:
+		return slices.ContainsFunc(c, confirms)
+	case allOf:
+		return slices.ContainsFunc(c, confirms)
+	case anyPrepared:
+		return confirms(c.anyOf)
+	case allPrepared:
+		return confirms(c.allOf)
+	}
+	_, ok := c.(scep.Confirmer)
+	return ok
 }
 
 // Check implements the check that [scep.New] makes.

@@ -192,6 +192,35 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// TestConfirmChanged has requests confirmed that were let in before Any was what it is.
+func TestConfirmChanged(t *testing.T) {
+	var asked []string
+	no := scep.Reject(scep.BadRequest, "no")
+	word := func(name string, says error) scep.Challenge { return last{admit, &asked, name, says} }
+	for _, tt := range []struct {
+		c    scep.Challenge
+		via  string
+		want string // who is asked
+		says string
+	}{
+		{challenge.Any(admit), "", "", "admit"},
+		{challenge.Any(admit), "3()", "", "admit"},
+		{challenge.Any(challenge.All(admit), challenge.Any(admit, challenge.Prepared("x")), nil), "7(1())", "", "admit"},
+		{challenge.Any(admit, word("a", nil)), "", "a", "admit"},
+		{challenge.Any(admit, word("a", no)), "2()", "a", "refuse"},
+		{challenge.Any(admit, challenge.All(word("a", nil), challenge.Any(word("b", nil)))), "", "a b", "admit"},
+		{challenge.Any(challenge.All(challenge.Prepared("x"), word("a", nil)), admit), "9()", "a", "admit"},
+		{challenge.Any(word("a", nil), word("b", nil)), "", "", "unknown"},
+		{challenge.Any(word("a", nil), word("b", nil)), "1()", "b", "admit"},
+	} {
+		asked = nil
+		err := tt.c.(scep.Confirmer).Confirm(t.Context(), &scep.Request{Via: tt.via}, &x509.Certificate{})
+		if got := strings.Join(asked, " "); answer(err) != tt.says || got != tt.want {
+			t.Errorf("%T, Via %q: asked %q, which says %v; want %q and %s", tt.c, tt.via, got, err, tt.want, tt.says)
+		}
+	}
+}
+
 // TestCheck has what scep.New refuses.
 func TestCheck(t *testing.T) {
 	for name, c := range map[string]scep.Challenge{
