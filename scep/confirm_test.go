@@ -2,6 +2,7 @@ package scep_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -100,5 +101,41 @@ func TestConfirmersDisagree(t *testing.T) {
 	}
 	if rec := only(t, s); rec.State != scep.Revoked || rec.Unconfirmed {
 		t.Errorf("the record is %v, unconfirmed %v", rec.State, rec.Unconfirmed)
+	}
+}
+
+// TestConfirmSuperseded has the old certificate revoked while that of its renewal is withheld: if it
+// is Superseded the new one goes out as soon as it is confirmed, otherwise it is revoked as well.
+func TestConfirmSuperseded(t *testing.T) {
+	for reason, good := range map[scep.RevocationReason]bool{scep.Superseded: true, scep.KeyCompromise: false} {
+		var says error
+		var asked []*scep.Request
+		h, s, ra := serve(t, func(c *scep.Config) {
+			c.Renewal = scep.Renewal{On: true, Anytime: true, Challenge: true}
+			c.Challenge = confirmer{scep.ChallengeFunc(func(context.Context, *scep.Request) error { return nil }), func(req *scep.Request, _ *x509.Certificate) error {
+				asked = append(asked, req)
+				return says
+			}}
+		})
+		d := renewing(t, h, ra)
+		d.id = "the renewal"
+		says = errors.New("timeout")
+		if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.http != 503 {
+			t.Fatal(a)
+		}
+		if err := h.RevokeSerial(t.Context(), d.signer.SerialNumber, reason, scep.Decision{}); err != nil {
+			t.Fatal(err)
+		}
+		says, asked = nil, nil
+		a := d.send(t, h, d.certPoll(t, ra), ra)
+		if good != (a.cert != nil) || good != (len(asked) == 1) {
+			t.Errorf("%v: %v, and the Confirmer is asked %d times", reason, a, len(asked))
+		}
+		if len(asked) > 0 && (asked[0].Renews == nil || !asked[0].Renews.Equal(d.signer)) {
+			t.Errorf("%v: the Confirmer is not told what is renewed", reason)
+		}
+		if all, err := s.List(t.Context(), scep.Query{State: scep.Issued}); err != nil || good != (len(all) == 1) {
+			t.Errorf("%v: %d certificates are good, %v", reason, len(all), err)
+		}
 	}
 }

@@ -44,7 +44,9 @@ func (h *Handler) goOn(ctx context.Context, out *outcome) (*outcome, error) {
 		case rec.State != Issued:
 			return out, depotError("reading", rec.ID, fmt.Errorf("state is %d", rec.State))
 		case rec.Unconfirmed:
-			err = h.confirm(ctx, out)
+			if err = h.checkRenewed(ctx, out); err == nil {
+				err = h.confirm(ctx, out)
+			}
 		default:
 			if out.cert == nil {
 				if out.cert, err = x509.ParseCertificate(rec.Certificate); err != nil {
@@ -295,8 +297,15 @@ func (h *Handler) lastWord(ctx context.Context, out *outcome) (refusal, err erro
 		return nil, depotError("reading", out.rec.ID, err)
 	}
 	if out.rec.Renews != "" && out.req.Renews == nil {
-		if out.req.Renews, err = h.renewed(ctx, out.rec); err != nil {
-			return nil, err
+		old, err := h.c.Depot.Get(ctx, out.rec.Renews) // Superseded by now, perhaps
+		if errors.Is(err, ErrNotFound) {
+			return nil, refuse(BadRequest, ReasonRenewal, notIssuedHere, nil)
+		}
+		if err != nil {
+			return nil, depotError("reading", out.rec.Renews, err)
+		}
+		if out.req.Renews, err = x509.ParseCertificate(old.Certificate); err != nil {
+			return nil, depotError("reading", old.ID, err)
 		}
 	}
 	var why *Error

@@ -213,7 +213,7 @@ func (h *Handler) renewed(ctx context.Context, rec *Record) (*x509.Certificate, 
 		switch {
 		case old.State != Issued:
 			return nil, refuse("the certificate that signed the message is revoked")
-		case rec.State != Issued && full && !slices.Contains(old.RenewedBy, rec.ID):
+		case full && !slices.Contains(old.RenewedBy, rec.ID):
 			return nil, refuse(tookItsPlace)
 		}
 		if rec.State == Signing && full {
