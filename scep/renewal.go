@@ -125,7 +125,8 @@ func (h *Handler) claimRenewal(ctx context.Context, old *Record, id ID, spends [
 }
 
 // unissued returns the index of the first renewal that has not come to a certificate, after
-// having seen to it that it never will; or -1. check is asked before one is denied.
+// having seen to it that it never will; or -1. check is asked before one is denied; if it is nil,
+// none is.
 func (h *Handler) unissued(ctx context.Context, renewals []ID, check func() error) (int, error) {
 	for i, id := range renewals {
 		rec, err := h.c.Depot.Get(ctx, id)
@@ -139,6 +140,9 @@ func (h *Handler) unissued(ctx context.Context, renewals []ID, check func() erro
 		case Denied:
 			return i, nil
 		case Pending, Signing:
+			if check == nil {
+				continue
+			}
 			if err := check(); err != nil {
 				return 0, err
 			}
@@ -196,6 +200,9 @@ func checkRenewedNames(old, next *x509.Certificate) error {
 // renewed returns the certificate that rec renews, or a refusal if rec no longer may: the certificate
 // has been revoked, or authorises other renewals, as many as it may, in place of this one.
 //
+// Who took the place of rec before that was created may never have come to be, as when both were to
+// spend one challenge: then rec takes it back.
+//
 // If rec is about to be signed, and there is no room for more, it writes the record of the certificate
 // anew: who looked for rec before it was created may still be about to give its place away.
 func (h *Handler) renewed(ctx context.Context, rec *Record) (*x509.Certificate, error) {
@@ -214,16 +221,22 @@ func (h *Handler) renewed(ctx context.Context, rec *Record) (*x509.Certificate, 
 		case old.State != Issued:
 			return nil, refuse("the certificate that signed the message is revoked")
 		case full && !slices.Contains(old.RenewedBy, rec.ID):
-			return nil, refuse(tookItsPlace)
-		}
-		if rec.State == Signing && full {
-			if err := h.c.Depot.Update(ctx, old); errors.Is(err, ErrStale) {
-				continue
-			} else if err != nil {
-				return nil, depotError("updating", old.ID, err)
+			i, err := h.unissued(ctx, old.RenewedBy, nil)
+			if err != nil {
+				return nil, err
 			}
+			if i < 0 {
+				return nil, refuse(tookItsPlace)
+			}
+			old.RenewedBy[i] = rec.ID
+		case !full || rec.State != Signing:
+			return x509.ParseCertificate(old.Certificate)
 		}
-		return x509.ParseCertificate(old.Certificate)
+		if err := h.c.Depot.Update(ctx, old); err == nil {
+			return x509.ParseCertificate(old.Certificate)
+		} else if !errors.Is(err, ErrStale) {
+			return nil, depotError("updating", old.ID, err)
+		}
 	}
 }
 

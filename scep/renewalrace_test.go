@@ -1,9 +1,13 @@
 package scep_test
 
 import (
+	"crypto/x509"
+	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/scepkit/scepkit/challenge"
 	"github.com/scepkit/scepkit/depot"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
@@ -86,5 +90,95 @@ func TestRenewalMaxLate(t *testing.T) {
 	}
 	if all, err := records.List(t.Context(), scep.Query{State: scep.Issued}); err != nil || len(all) != 2 {
 		t.Errorf("%d certificates, %v; want the first and one renewal", len(all), err)
+	}
+}
+
+// TestRenewalMaxOneChallenge has two renewals with one challenge, of a certificate that may be
+// renewed once more. The second takes the place of the first, which is not written down yet, and
+// then finds the challenge spent by it: one of them comes to a certificate, not none.
+func TestRenewalMaxOneChallenge(t *testing.T) {
+	for _, st := range stores {
+		t.Run(st.name, func(t *testing.T) {
+			t.Parallel()
+			s := &sceptest.Store{Spender: st.open(t).(sceptest.Spender)}
+			taking, taken, proceed := make(chan struct{}), make(chan struct{}), make(chan struct{})
+			wait := func(c chan struct{}, what string) {
+				select {
+				case <-c:
+				case <-time.After(20 * time.Second):
+					t.Errorf("%s does not come", what)
+				}
+			}
+			var once [2]sync.Once
+			s.On = func(op string, rec *scep.Record) (bool, error) {
+				switch {
+				case op != "Create":
+				case rec.TransactionID == "first":
+					once[0].Do(func() {
+						close(taking)
+						wait(taken, "the second")
+					})
+				case rec.TransactionID == "second":
+					once[1].Do(func() {
+						close(taken)
+						wait(proceed, "the answer to the first")
+					})
+				}
+				return false, nil
+			}
+			ca := sceptest.NewCA(t)
+			h, err := scep.New(scep.Config{CA: ca, Depot: s, Challenge: &challenge.OneTime{Store: s}, Log: slog.New(slog.DiscardHandler),
+				Renewal: scep.Renewal{On: true, Anytime: true, Max: 1, Challenge: true}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ra := ca.Certificate()
+			secret, _ := mint(t, s)
+			d := newDevice(t, sceptest.RSA(1), "renewing", secret)
+			a := d.send(t, h, d.pkcsReq(t, ra), ra)
+			if a.cert == nil {
+				t.Fatal(a)
+			}
+			secret, hash := mint(t, s)
+			renewal := func(id string, key int) (*device, []byte) {
+				r := *d
+				r.signer, r.id, r.csr = a.cert, id, newCSR(t, sceptest.RSA(key), "renewing", secret)
+				return &r, r.message(t, "17", r.csr, ra)
+			}
+			one, first := renewal("first", 2)
+			two, second := renewal("second", 3)
+			var won, lost answer
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				won = one.send(t, h, first, ra)
+				close(proceed)
+			})
+			wg.Go(func() {
+				wait(taking, "the first")
+				lost = two.send(t, h, second, ra)
+			})
+			wg.Wait()
+			if won.cert == nil || lost.failInfo != "2" || lost.text != "challenge refused" {
+				t.Fatalf("the first: %v; the second: %v", won, lost)
+			}
+			var again []*x509.Certificate
+			for range 2 {
+				again = append(again, one.send(t, h, first, ra).cert)
+			}
+			if again[0] == nil || !again[0].Equal(won.cert) || !again[0].Equal(again[1]) {
+				t.Error("sent again, the first gets another certificate, or none")
+			}
+			all, err := s.Spender.(scep.Lister).List(t.Context(), scep.Query{State: scep.Issued})
+			if err != nil || len(all) != 2 {
+				t.Errorf("%d certificates, %v; want the first and one renewal", len(all), err)
+			}
+			c, err := s.GetChallenge(t.Context(), hash)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rec, err := s.Get(t.Context(), c.SpentBy); err != nil || rec.State != scep.Issued || rec.TransactionID != "first" {
+				t.Errorf("the challenge was spent by %v, %v", rec, err)
+			}
+		})
 	}
 }
