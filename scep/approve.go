@@ -9,11 +9,17 @@ import (
 )
 
 // Approve lets a request pass that [ErrPending] held back, and returns its certificate. The
-// device gets it at its next poll. The Challenge is not asked again, the Policy is. d is written down with it; approving again changes nothing, and
-// returns the same certificate. If the CA cannot sign now that is the error, and the device's next
-// poll tries again. Errors are [ErrNotFound] for a record of another profile or none, an [*Error]
-// for a request that was denied, has expired, or is refused by the policy, and [ErrPending] if the
-// policy heeds no approval.
+// device gets it at its next poll. The Challenge is not asked again, the Policy is. d is written
+// down with it; approving again changes nothing, and returns the same certificate. If the CA cannot
+// sign now that is the error, and the device's next poll tries again.
+//
+// Errors are [ErrNotFound] for a record of another profile or none, [ErrPending] if the policy heeds
+// no approval, and an [*Error] for a request that can have no certificate: it was denied or revoked,
+// has expired, or is a renewal that may be no longer, because the old certificate has been revoked or
+// has authorised others in place of it, as many as [Renewal].Max. Then the record is Denied, if it was
+// not before, and the device is told why. Two kinds of [*Error] leave it Pending, to be approved again
+// when the cause is gone, or denied: that of the policy, and that of a renewal whose old certificate
+// is on hold.
 func (h *Handler) Approve(ctx context.Context, id ID, d Decision) (*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, h.c.Limits.Time)
 	defer cancel()
@@ -26,7 +32,14 @@ func (h *Handler) Approve(ctx context.Context, id ID, d Decision) (*x509.Certifi
 		req.Approved = true
 		if rec.Renews != "" { // whose names the policy must keep to
 			if req.Renews, err = h.renewed(ctx, rec); err != nil {
-				return nil, err
+				if errors.Is(err, errOnHold) {
+					return nil, err
+				}
+				if err = h.deny(ctx, &outcome{rec: rec}, err); err != nil && !errors.Is(err, ErrStale) {
+					return nil, err
+				}
+				rec, err = h.pending(ctx, id)
+				continue
 			}
 		}
 		next := *rec

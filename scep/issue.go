@@ -165,7 +165,7 @@ func (h *Handler) checkRenewed(ctx context.Context, out *outcome) error {
 	}
 	out.rec, out.cert, out.issued = &rec, nil, false
 	h.tellDecision(ctx, "Withdraw", &rec)
-	return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message is revoked", nil)
+	return refuse(BadRequest, ReasonRenewal, textRevoked, nil)
 }
 
 // retemplate writes down anew what is to be signed, by a.

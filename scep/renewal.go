@@ -75,7 +75,7 @@ func (h *Handler) checkRenewal(ctx context.Context, in *inbound, now time.Time) 
 	}
 	switch {
 	case old.rec.State != Issued:
-		return nil, refuse("the certificate that signed the message is revoked")
+		return nil, refuse(textRevoked)
 	case now.Before(old.cert.NotBefore):
 		return nil, refuse("the certificate that signed the message is not yet valid")
 	case now.After(old.cert.NotAfter.Add(rule.Grace)):
@@ -94,7 +94,7 @@ func (h *Handler) checkRenewal(ctx context.Context, in *inbound, now time.Time) 
 func (h *Handler) claimRenewal(ctx context.Context, old *Record, id ID, spends []spend) error {
 	for {
 		if old.State != Issued {
-			return refuse(BadRequest, ReasonRenewal, "the certificate that signed the message is revoked", nil)
+			return refuse(BadRequest, ReasonRenewal, textRevoked, nil)
 		}
 		if slices.Contains(old.RenewedBy, id) || h.c.Renewal.Max < 0 {
 			return nil
@@ -218,8 +218,10 @@ func (h *Handler) renewed(ctx context.Context, rec *Record) (*x509.Certificate, 
 		}
 		full := limit >= 0 && len(old.RenewedBy) >= limit
 		switch {
+		case old.State == Revoked && RevocationReason(old.RevocationReason) == CertificateHold:
+			return nil, &Error{BadRequest, ReasonRenewal, textRevoked, errOnHold}
 		case old.State != Issued:
-			return nil, refuse("the certificate that signed the message is revoked")
+			return nil, refuse(textRevoked)
 		case full && !slices.Contains(old.RenewedBy, rec.ID):
 			i, err := h.unissued(ctx, old.RenewedBy, nil)
 			if err != nil {
@@ -240,7 +242,12 @@ func (h *Handler) renewed(ctx context.Context, rec *Record) (*x509.Certificate, 
 	}
 }
 
-const tookItsPlace = "another renewal took its place"
+const (
+	tookItsPlace = "another renewal took its place"
+	textRevoked  = "the certificate that signed the message is revoked"
+)
+
+var errOnHold = errors.New("it is on hold, and can be unrevoked")
 
 func equalKeys(a, b crypto.PublicKey) bool {
 	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
