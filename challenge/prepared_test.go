@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/scepkit/scepkit/challenge"
+	"github.com/scepkit/scepkit/depot"
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
 )
@@ -99,6 +100,27 @@ func TestPreparedCombined(t *testing.T) {
 	}
 }
 
+// TestPreparedReply has a challenge that let a request in unable to tell its password.
+func TestPreparedReply(t *testing.T) {
+	t.Parallel()
+	known := ofTransaction{"away": "away"}
+	for name, c := range map[string]scep.Challenge{
+		"Any": challenge.Any(challenge.Prepared("x"), known),
+		"All": challenge.All(admit, challenge.Any(refuse, known), challenge.Prepared("x")),
+	} {
+		p := c.(interface {
+			PrepareReply(context.Context, *scep.Request, crypto.PublicKey) (scep.Secret, error)
+		})
+		req := &scep.Request{TransactionID: "away", Via: "1()"}
+		if name == "All" {
+			req.Via = "1(1())"
+		}
+		if secret, err := p.PrepareReply(t.Context(), req, nil); err == nil || errors.Is(err, scep.ErrNotFound) || !secret.Empty() {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestPreparedServes sends requests that are encrypted with a password. Whoever can have one opened
 // is not let in for that.
 func TestPreparedServes(t *testing.T) {
@@ -127,6 +149,70 @@ func TestPreparedServes(t *testing.T) {
 		m.Envelope.Recipients = []sceptest.Recipient{{Password: &sceptest.Password{Secret: tt.opens}}}
 		if r := d.Send(t, m); (r.Certificate != nil) != tt.want {
 			t.Errorf("%s: %v", tt.name, r)
+		}
+	}
+}
+
+// TestPreparedPolls has devices that cannot decrypt wait for a person, and poll. Who was let in by a
+// challenge that knows its password gets a reply that it can read, and everybody else is told to send
+// the request again, which is answered with the password that is in it.
+func TestPreparedPolls(t *testing.T) {
+	t.Parallel()
+	a, b := "password of the first", "password of the second"
+	known, static := func() scep.Challenge { return challenge.Prepared(a) }, func() scep.Challenge { return challenge.Static(b) }
+	later := func(c scep.Challenge) scep.Challenge { return challenge.All(c, pend) }
+	for _, tt := range []struct {
+		name          string
+		before, after scep.Challenge // after is what Config.Challenge is when the device polls
+		carries       string
+		polls         bool // the poll gets the certificate
+	}{
+		{"one", later(known()), nil, a, true},
+		{"Any, the one that knows", later(challenge.Any(known(), static())), nil, a, true},
+		{"Any, one that does not", later(challenge.Any(known(), static())), nil, b, false},
+		{"Any, one that does not, first", later(challenge.Any(static(), known())), nil, b, false},
+		{"Any, the second that knows", later(challenge.Any(known(), challenge.Prepared(b))), nil, b, true},
+		{"Any outside", challenge.Any(later(known()), later(static())), nil, b, false},
+		{"Any outside, the second that knows", challenge.Any(later(known()), later(challenge.Prepared(b))), nil, b, true},
+		{"Any in Any", later(challenge.Any(challenge.Any(known(), static()), refuse)), nil, b, false},
+		{"Any in Any in All", later(challenge.All(admit, challenge.Any(static(), challenge.Any(refuse, known())))), nil, a, true},
+		{"a new secret, beside", later(challenge.Any(known(), static())), later(challenge.Any(known(), challenge.Prepared(b))), b, true},
+		{"Any comes", challenge.All(challenge.Static(b), pend), challenge.Any(later(known()), later(static())), b, false},
+		{"Any goes", challenge.Any(later(known()), later(static())), known(), b, false},
+	} {
+		after := tt.after
+		if after == nil {
+			after = tt.before
+		}
+		records := &depot.Memory{}
+		ca := sceptest.NewCA(t)
+		srv := sceptest.NewServer(t, scep.Config{CA: ca, Depot: records, Challenge: tt.before, PasswordRecipients: true})
+		d := sceptest.NewDevice(srv.URL, sceptest.P256(), "polls")
+		d.Challenge, d.TransactionID = tt.carries, "polls"
+		m := d.PKCSReq(t)
+		if r := d.Send(t, m); r.Status != sceptest.StatusPending {
+			t.Errorf("%s: %v, want PENDING", tt.name, r)
+			continue
+		}
+		all, err := records.List(t.Context(), scep.Query{})
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%d records, %v", len(all), err)
+		}
+		cert, err := srv.Handler.Approve(t.Context(), all[0].ID, scep.Decision{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := sceptest.NewServer(t, scep.Config{CA: ca, Depot: records, Challenge: after, PasswordRecipients: true})
+		d.URL = now.URL
+		ask := d.CertPoll(t)
+		ask.Password = tt.carries // the reply is opened with it
+		poll := d.Send(t, ask)
+		if tt.polls && (poll.Certificate == nil || !poll.Certificate.Equal(cert)) ||
+			!tt.polls && (poll.Status != sceptest.StatusFailure || !strings.Contains(poll.FailInfoText, "send the request again")) {
+			t.Errorf("%s: the poll is answered %v", tt.name, poll)
+		}
+		if r := d.Send(t, m.Again()); r.Certificate == nil || !r.Certificate.Equal(cert) {
+			t.Errorf("%s: the request, sent again, is answered %v", tt.name, r)
 		}
 	}
 }

@@ -17,6 +17,14 @@ import (
 // opened. With [Config].PasswordRecipients it opens requests that are encrypted with the challenge
 // password itself (RFC 8894, 3.1), which clients send that cannot encrypt to an RSA key, and answers
 // polls of clients that cannot decrypt.
+//
+// If it also has a method
+//
+//	PrepareReply(ctx context.Context, req *Request, signer crypto.PublicKey) (Secret, error)
+//
+// that is asked in place of Prepare for the password to answer a poll with. It returns the one that
+// was in req, which has been let in and is as its record has it: with Via, and without Secret. If it
+// returns [ErrNotFound], the client is told to send its request again in place of the poll.
 type Preparer interface {
 	// Prepare returns the challenge password for what the holder of signer asks for under this
 	// profile and transaction ID; nobody has judged any of the three. [ErrNotFound] if there is
@@ -24,7 +32,13 @@ type Preparer interface {
 	// could not tell, and the client is asked to try again. Validate decides later, as always.
 	// The answer to a poll is encrypted with the password that is returned then, whatever was in
 	// the request: where Validate admits others, too, a client that sent one cannot read it.
+	// There PrepareReply helps.
 	Prepare(ctx context.Context, profile, transactionID string, signer crypto.PublicKey) (Secret, error)
+}
+
+// replyPreparer is what a [Preparer] may have besides.
+type replyPreparer interface {
+	PrepareReply(ctx context.Context, req *Request, signer crypto.PublicKey) (Secret, error)
 }
 
 // canDecrypt reports whether the key that signed the message opens replies.
@@ -63,7 +77,7 @@ func (h *Handler) checkPoll(ctx context.Context, in *inbound, rec *Record) error
 		return nil
 	}
 	if p, ok := h.c.Challenge.(Preparer); ok && (rec.Renews == "" || h.c.Renewal.Challenge) {
-		secret, err := h.prepare(ctx, p, in)
+		secret, err := h.prepareReply(ctx, p, in, rec)
 		if err != nil || !secret.Empty() {
 			in.password = secret
 			return err
@@ -91,11 +105,29 @@ func (in *inbound) encrypt(content []byte) ([]byte, error) {
 // prepare asks p for a password, which is empty if there is none. An error means that it could not tell.
 func (h *Handler) prepare(ctx context.Context, p Preparer, in *inbound) (Secret, error) {
 	secret, err := p.Prepare(ctx, h.c.Profile, string(in.msg.TransactionID), in.signer)
+	return prepared(secret, err, "open a request")
+}
+
+// prepareReply asks p for the password that was in the request that rec is of, likewise.
+func (h *Handler) prepareReply(ctx context.Context, p Preparer, in *inbound, rec *Record) (Secret, error) {
+	r, ok := p.(replyPreparer)
+	if !ok {
+		return h.prepare(ctx, p, in)
+	}
+	req, err := h.request(rec)
+	if err != nil {
+		return Secret{}, err
+	}
+	secret, err := r.PrepareReply(ctx, req, in.signer)
+	return prepared(secret, err, "answer a poll")
+}
+
+func prepared(secret Secret, err error, to string) (Secret, error) {
 	if errors.Is(err, ErrNotFound) {
 		return Secret{}, nil
 	}
 	if err != nil {
-		return Secret{}, fmt.Errorf("scep: preparing to open a request: %v", err) // not a refusal, whatever it wraps
+		return Secret{}, fmt.Errorf("scep: preparing to %s: %v", to, err) // not a refusal, whatever it wraps
 	}
 	return secret, nil
 }
