@@ -114,21 +114,29 @@ func (h *Handler) Expire(ctx context.Context) (n int, err error) {
 			if q.After = rec.ID; !h.expired(rec) {
 				continue
 			}
-			waited := false
-			err := h.decide(ctx, rec.ID, "Expire", Decision{}, func(rec *Record, _ time.Time) (bool, error) {
-				if waited = rec.State == Pending; waited {
-					rec.State, rec.FailInfo, rec.Reason = Denied, BadRequest, textExpired
-				}
-				return waited, nil
-			})
-			if err != nil && !errors.Is(err, ErrNotFound) {
+			waited, err := h.expire(ctx, rec.ID)
+			if err != nil {
 				return n, err
 			}
-			if waited && err == nil {
+			if waited {
 				n++
 			}
 		}
 	}
+}
+
+// expire denies a request that has waited too long, and reports whether it still waited.
+func (h *Handler) expire(ctx context.Context, id ID) (waited bool, err error) {
+	err = h.decide(ctx, id, "Expire", Decision{}, func(rec *Record, _ time.Time) (bool, error) {
+		if waited = rec.State == Pending; waited {
+			rec.State, rec.FailInfo, rec.Reason = Denied, BadRequest, textExpired
+		}
+		return waited, nil
+	})
+	if errors.Is(err, ErrNotFound) { // pruned meanwhile
+		return false, nil
+	}
+	return waited && err == nil, err
 }
 
 const textExpired = "nobody approved the request in time"

@@ -206,4 +206,11 @@ type Limits struct {
 	// Requests is how many requests may be under way at once; if zero, 512. Beyond that
 	// the answer is 503 with Retry-After.
 	Requests int
+
+	// Pending is how many requests may wait for approval under Config.Profile; if zero, 10,000.
+	// Beyond that the answer to new ones is 503 with Retry-After, and nothing of them is stored.
+	// Those that have expired make room. Negative: any number, as always with a Depot that is no
+	// [Lister] and so cannot be asked how many there are. It is asked once a second at most:
+	// replicas may together let in more, by what the others let in meanwhile.
+	Pending int
 }

@@ -175,6 +175,9 @@ func (h *Handler) begin(ctx context.Context, in *inbound, rec *Record, renewal b
 	case err == nil:
 		rec.State = Signing
 	case errors.Is(err, ErrPending):
+		if err := h.enqueue(ctx); err != nil {
+			return out, err
+		}
 		rec.State = Pending
 		if rec.Template, err = sketch(in.ca, req.CSR); err != nil {
 			return out, err

@@ -61,7 +61,7 @@ func (e *Error) Unwrap() []error {
 var (
 	// ErrPending is returned by a [Challenge] or a [Policy] to have a person decide: the
 	// device polls until [Handler.Approve] or [Handler.Deny] is called. The request is a record
-	// until then, so do not return it to just anybody, who could fill the depot.
+	// until then, so do not return it to just anybody, who could use up [Limits].Pending.
 	ErrPending = errors.New("scep: waiting for approval")
 
 	// ErrNotFound is returned by a [Depot] that has no such record, and by a

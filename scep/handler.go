@@ -41,6 +41,7 @@ type Handler struct {
 	next       *nextCA       // nil: there is none
 	requests   chan struct{} // holds one token for each request under way
 	derive     gate          // of keys from passwords
+	waiting    waiting
 	locks      locks
 }
 
@@ -182,11 +183,14 @@ func deadlineOf(ctx context.Context) time.Time {
 
 // sorry answers when the fault is ours: nothing was refused and nothing is lost.
 func (h *Handler) sorry(w http.ResponseWriter, r *http.Request, rep *report, err error) {
-	if r.Context().Err() != nil {
-		rep.fail(w, http.StatusServiceUnavailable, ReasonDisconnected, err)
-		return
+	reason := ReasonUnavailable
+	switch {
+	case r.Context().Err() != nil:
+		reason = ReasonDisconnected
+	case errors.Is(err, errQueueFull):
+		reason = ReasonBusy
 	}
-	rep.fail(w, http.StatusServiceUnavailable, ReasonUnavailable, err)
+	rep.fail(w, http.StatusServiceUnavailable, reason, err)
 }
 
 // readBody reads a message that came by POST: binary, or in base64 as some clients have it.

@@ -90,6 +90,7 @@ func New(c Config) (*Handler, error) {
 	}
 	h.requests = make(chan struct{}, c.Limits.Requests)
 	h.derive = newGate(c.Limits.Keys)
+	h.waiting.turn = newGate(1)
 	return h, nil
 }
 
@@ -131,6 +132,9 @@ func (c *Config) setDefaults() {
 	}
 	if l.Requests == 0 {
 		l.Requests = 512
+	}
+	if l.Pending == 0 {
+		l.Pending = 10_000
 	}
 }
 
