@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
@@ -136,6 +137,50 @@ func TestConfirmSuperseded(t *testing.T) {
 		}
 		if all, err := s.List(t.Context(), scep.Query{State: scep.Issued}); err != nil || good != (len(all) == 1) {
 			t.Errorf("%v: %d certificates are good, %v", reason, len(all), err)
+		}
+	}
+}
+
+// TestConfirmerAndRetryWindow has a Confirmer, and requests that were decided before it was to be asked,
+// or whose certificates ended while they were withheld: after Config.RetryWindow the same message is a
+// new request.
+func TestConfirmerAndRetryWindow(t *testing.T) {
+	for _, name := range []string{"denied", "ended"} {
+		var later time.Duration
+		begun := time.Now()
+		says := error(scep.ErrPending)
+		h, s, ra := serve(t, func(c *scep.Config) {
+			c.Time = func() time.Time { return begun.Add(later) }
+			c.Challenge = confirmer{scep.ChallengeFunc(func(context.Context, *scep.Request) error {
+				if name == "denied" {
+					return scep.ErrPending
+				}
+				return nil
+			}), func(*scep.Request, *x509.Certificate) error { return says }}
+			c.Policy = &scep.Profile{Validity: time.Hour}
+		})
+		d := newDevice(t, sceptest.RSA(1), name, "x")
+		msg := d.pkcsReq(t, ra)
+		want := "3"
+		if name == "ended" {
+			says, want = errors.New("timeout"), ""
+		}
+		if a := d.send(t, h, msg, ra); a.status != want {
+			t.Fatal(a)
+		}
+		rec := only(t, s)
+		if name == "denied" {
+			if err := h.Deny(t.Context(), rec.ID, nil, scep.Decision{}); err != nil {
+				t.Fatal(err)
+			}
+			if a := d.send(t, h, msg, ra); a.failInfo != "2" {
+				t.Errorf("denied: %v", a)
+			}
+		}
+		later, says = 25*time.Hour, nil
+		a := d.send(t, h, msg, ra)
+		if name == "denied" && a.status != "3" || name == "ended" && (a.cert == nil || bytes.Equal(a.cert.Raw, rec.Certificate)) {
+			t.Errorf("%s, after the window: %v, want it judged afresh", name, a)
 		}
 	}
 }

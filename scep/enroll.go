@@ -118,7 +118,9 @@ func (h *Handler) current(rec *Record) bool {
 	case Pending, Signing, Revoked: // what was revoked does not come back by being sent again
 		return true
 	}
-	return rec.Unconfirmed || h.c.Time().Sub(rec.Changed) <= h.c.RetryWindow
+	now := h.c.Time()
+	withheld := rec.State == Issued && rec.Unconfirmed && now.Before(rec.NotAfter)
+	return withheld || now.Sub(rec.Changed) <= h.c.RetryWindow
 }
 
 func depotError(doing string, id ID, err error) error {
