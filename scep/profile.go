@@ -181,9 +181,9 @@ func (p *Profile) template(req *Request) (*x509.Certificate, error) {
 		NotAfter:              now.Add(validity),
 		KeyUsage:              usage,
 		ExtKeyUsage:           extUsage,
-		OCSPServer:            p.OCSPServer,
-		IssuingCertificateURL: p.IssuingCertificateURL,
-		CRLDistributionPoints: p.CRLDistributionPoints,
+		OCSPServer:            slices.Clone(p.OCSPServer), // Change may write into them
+		IssuingCertificateURL: slices.Clone(p.IssuingCertificateURL),
+		CRLDistributionPoints: slices.Clone(p.CRLDistributionPoints),
 	}
 	if err := p.names(req.CSR, tmpl); err != nil {
 		return nil, err
@@ -296,5 +296,5 @@ func (p *Profile) extKeyUsage(csr *x509.CertificateRequest) ([]x509.ExtKeyUsage,
 			return got, nil
 		}
 	}
-	return allowed, nil
+	return slices.Clone(allowed), nil
 }
