@@ -195,6 +195,7 @@ func (h *Handler) shelve(ctx context.Context, out *outcome, cert *x509.Certifica
 		return depotError("updating", rec.ID, err)
 	}
 	out.rec = &rec
+	h.tellDecision(ctx, "Shelve", &rec)
 	return fmt.Errorf("scep: the CA did not keep to the template of record %s, which is closed: %w", rec.ID, why)
 }
 

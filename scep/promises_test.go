@@ -248,86 +248,6 @@ func TestCAReplaced(t *testing.T) {
 	}
 }
 
-// renewing enrols a device and returns it with its certificate as the signer.
-func renewing(t *testing.T, h *scep.Handler, ra *x509.Certificate) *device {
-	t.Helper()
-	d := newDevice(t, sceptest.RSA(1), "renewing", "x")
-	a := d.send(t, h, d.pkcsReq(t, ra), ra)
-	if a.cert == nil {
-		t.Fatal(a)
-	}
-	old := *d
-	old.signer = a.cert
-	old.csr = newCSR(t, sceptest.RSA(2), "renewing", "")
-	return &old
-}
-
-// TestRenewalMax renews with one certificate until that is enough.
-func TestRenewalMax(t *testing.T) {
-	for _, tt := range []struct{ max, want, noted int }{{0, 10, 10}, {1, 1, 1}, {-1, 15, 0}} {
-		h, s, ra := serve(t, func(c *scep.Config) { c.Renewal = scep.Renewal{On: true, Anytime: true, Max: tt.max} })
-		d := renewing(t, h, ra)
-		first := only(t, s)
-		made := 0
-		for i := range 15 {
-			d.id = fmt.Sprint("renewal ", i)
-			a := d.send(t, h, d.message(t, "17", d.csr, ra), ra)
-			if a.cert == nil {
-				break
-			}
-			if again := d.send(t, h, d.message(t, "17", d.csr, ra), ra); again.cert == nil || !again.cert.Equal(a.cert) {
-				t.Fatalf("the same renewal again: %v", again)
-			}
-			made++
-		}
-		rec, err := s.Get(t.Context(), first.ID)
-		if err != nil || made != tt.want || len(rec.RenewedBy) != tt.noted {
-			t.Errorf("Max %d: renewed %d times, noted %d, want %d and %d (%v)", tt.max, made, len(rec.RenewedBy), tt.want, tt.noted, err)
-		}
-	}
-}
-
-// TestRenewalMaxCountsCertificates asks for renewals while the CA is away: what did not come to a
-// certificate gives way.
-func TestRenewalMaxCountsCertificates(t *testing.T) {
-	var away atomic.Bool
-	h, _, ra := serve(t, func(c *scep.Config) {
-		ca := c.CA.(*scep.Identity)
-		c.RA, c.Renewal = ca, scep.Renewal{On: true, Anytime: true, Max: 2}
-		c.CA = sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) {
-			if op == "Sign" && away.Load() {
-				return false, errors.New("token is gone")
-			}
-			return false, nil
-		}}
-	})
-	d := renewing(t, h, ra)
-	away.Store(true)
-	for i := range 5 {
-		d.id = fmt.Sprint("away ", i)
-		if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.status != "3" {
-			t.Fatal(a)
-		}
-	}
-	away.Store(false)
-	issued := 0
-	for i := range 5 { // the first ones had to give way
-		d.id = fmt.Sprint("away ", i)
-		if a := d.send(t, h, d.certPoll(t, ra), ra); a.cert != nil {
-			issued++
-		} else if a.text != "another renewal took its place" {
-			t.Error(a)
-		}
-	}
-	if issued != 2 {
-		t.Errorf("%d renewals came to a certificate, want 2", issued)
-	}
-	d.id = "one more"
-	if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.failInfo != "2" {
-		t.Errorf("the third: %v", a)
-	}
-}
-
 // TestCAKeepsToTemplate has CAs that sign something else than they are asked to.
 func TestCAKeepsToTemplate(t *testing.T) {
 	for _, tt := range []struct {
@@ -341,10 +261,15 @@ func TestCAKeepsToTemplate(t *testing.T) {
 		{"fewer extensions", func(tmpl *x509.Certificate) { tmpl.ExtraExtensions, tmpl.ExtKeyUsage = nil, nil }, false},
 		{"another serial number", func(tmpl *x509.Certificate) { tmpl.SerialNumber = big.NewInt(7) }, false},
 	} {
-		signed := 0
+		signed, told := 0, 0
 		h, s, ra := serve(t, func(c *scep.Config) {
 			ca := c.CA.(*scep.Identity)
 			c.RA = ca
+			c.Events.Revoked = func(_ context.Context, e scep.Event) {
+				if told++; e.Operation != "Shelve" || e.Certificate == nil {
+					t.Errorf("%s: told %+v", tt.name, e)
+				}
+			}
 			c.CA = sceptest.CA{CA: ca, On: func(op string, tmpl *x509.Certificate) (bool, error) {
 				if op == "Sign" {
 					signed++
@@ -359,8 +284,8 @@ func TestCAKeepsToTemplate(t *testing.T) {
 				t.Errorf("%s: %v", tt.name, a)
 			}
 		}
-		if signed != 1 {
-			t.Errorf("%s: the CA signed %d times", tt.name, signed)
+		if signed != 1 || tt.good != (told == 0) || told > 1 {
+			t.Errorf("%s: the CA signed %d times, and a revocation is told %d times", tt.name, signed, told)
 		}
 		if rec := only(t, s); !tt.good && (rec.State != scep.Revoked || len(rec.Certificate) == 0) {
 			t.Errorf("%s: the record is %v, with %d bytes of certificate", tt.name, rec.State, len(rec.Certificate))

@@ -2,8 +2,11 @@ package scep_test
 
 import (
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +15,86 @@ import (
 	"github.com/scepkit/scepkit/scep"
 	"github.com/scepkit/scepkit/scep/sceptest"
 )
+
+// renewing enrols a device and returns it with its certificate as the signer.
+func renewing(t *testing.T, h *scep.Handler, ra *x509.Certificate) *device {
+	t.Helper()
+	d := newDevice(t, sceptest.RSA(1), "renewing", "x")
+	a := d.send(t, h, d.pkcsReq(t, ra), ra)
+	if a.cert == nil {
+		t.Fatal(a)
+	}
+	old := *d
+	old.signer = a.cert
+	old.csr = newCSR(t, sceptest.RSA(2), "renewing", "")
+	return &old
+}
+
+// TestRenewalMax renews with one certificate until that is enough.
+func TestRenewalMax(t *testing.T) {
+	for _, tt := range []struct{ max, want, noted int }{{0, 10, 10}, {1, 1, 1}, {-1, 15, 0}} {
+		h, s, ra := serve(t, func(c *scep.Config) { c.Renewal = scep.Renewal{On: true, Anytime: true, Max: tt.max} })
+		d := renewing(t, h, ra)
+		first := only(t, s)
+		made := 0
+		for i := range 15 {
+			d.id = fmt.Sprint("renewal ", i)
+			a := d.send(t, h, d.message(t, "17", d.csr, ra), ra)
+			if a.cert == nil {
+				break
+			}
+			if again := d.send(t, h, d.message(t, "17", d.csr, ra), ra); again.cert == nil || !again.cert.Equal(a.cert) {
+				t.Fatalf("the same renewal again: %v", again)
+			}
+			made++
+		}
+		rec, err := s.Get(t.Context(), first.ID)
+		if err != nil || made != tt.want || len(rec.RenewedBy) != tt.noted {
+			t.Errorf("Max %d: renewed %d times, noted %d, want %d and %d (%v)", tt.max, made, len(rec.RenewedBy), tt.want, tt.noted, err)
+		}
+	}
+}
+
+// TestRenewalMaxCountsCertificates asks for renewals while the CA is away: what did not come to a
+// certificate gives way.
+func TestRenewalMaxCountsCertificates(t *testing.T) {
+	var away atomic.Bool
+	h, _, ra := serve(t, func(c *scep.Config) {
+		ca := c.CA.(*scep.Identity)
+		c.RA, c.Renewal = ca, scep.Renewal{On: true, Anytime: true, Max: 2}
+		c.CA = sceptest.CA{CA: ca, On: func(op string, _ *x509.Certificate) (bool, error) {
+			if op == "Sign" && away.Load() {
+				return false, errors.New("token is gone")
+			}
+			return false, nil
+		}}
+	})
+	d := renewing(t, h, ra)
+	away.Store(true)
+	for i := range 5 {
+		d.id = fmt.Sprint("away ", i)
+		if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.status != "3" {
+			t.Fatal(a)
+		}
+	}
+	away.Store(false)
+	issued := 0
+	for i := range 5 { // the first ones had to give way
+		d.id = fmt.Sprint("away ", i)
+		if a := d.send(t, h, d.certPoll(t, ra), ra); a.cert != nil {
+			issued++
+		} else if a.text != "another renewal took its place" {
+			t.Error(a)
+		}
+	}
+	if issued != 2 {
+		t.Errorf("%d renewals came to a certificate, want 2", issued)
+	}
+	d.id = "one more"
+	if a := d.send(t, h, d.message(t, "17", d.csr, ra), ra); a.failInfo != "2" {
+		t.Errorf("the third: %v", a)
+	}
+}
 
 // TestRenewalMaxAtOnce has a renewal overtaken just before it is written down, by one that takes its
 // place: the certificate is renewed as often as it may be, and not once more.
