@@ -23,8 +23,9 @@ import (
 // The reply to a poll of a client that cannot decrypt is encrypted with the secret too: by Any, with
 // that of the one that let it in, if it has one. Otherwise the client is told to send its request
 // again instead, and can read the reply to that. To change the secret while requests wait, have both
-// for a time, as Any of the new one and the old one: who waits while one is simply put in place of
-// the other gets replies to polls that it cannot read.
+// for a time, as Any of the new one and the old one where there was the old one alone. Who waits while
+// one is simply put in place of the other, or places in Any change, gets replies to polls that it
+// cannot read, and has to send its request again.
 func Prepared(secret string) scep.Challenge {
 	return &prepared{Static(secret), scep.NewSecret(secret)}
 }

@@ -210,7 +210,8 @@ type Limits struct {
 	// Pending is how many requests may wait for approval under Config.Profile; if zero, 10,000.
 	// Beyond that the answer to new ones is 503 with Retry-After, and nothing of them is stored.
 	// Those that have expired make room. Negative: any number, as always with a Depot that is no
-	// [Lister] and so cannot be asked how many there are. It is asked once a second at most:
-	// replicas may together let in more, by what the others let in meanwhile.
+	// [Lister] and so cannot be asked how many there are. It is asked once a second at most, and
+	// for a twentieth of the time at most: replicas may together let in more, by what the others
+	// let in meanwhile.
 	Pending int
 }
