@@ -93,7 +93,7 @@ func (f *fleet) raceForOne(t *testing.T, name string, racers int, replicas [3]*s
 	}
 	answers := make([]answer, racers)
 	race(racers, func(int) {}, func(i int) {
-		answers[i] = e.send(t, replicas[i%len(replicas)], messages[i%len(messages)], f.from)
+		answers[i] = insist(t, e.device, replicas[i%len(replicas)], messages[i%len(messages)], f.from)
 	})
 	for i, a := range answers {
 		if a.cert == nil || !a.cert.Equal(answers[0].cert) {
@@ -123,7 +123,7 @@ func (f *fleet) raceWithOne(t *testing.T, name string, racers int, replicas [3]*
 		d.id, d.csr = fmt.Sprintf("transaction of %s, racer %d", name, i), csrs[i%len(csrs)]
 		messages[i] = d.sign(t, "19", envelopes[i%len(csrs)], crypto.SHA256)
 	}, func(i int) {
-		answers[i] = devices[i].send(t, replicas[i%len(replicas)], messages[i], f.from)
+		answers[i] = insist(t, &devices[i], replicas[i%len(replicas)], messages[i], f.from)
 	})
 	admitted := -1
 	for i, a := range answers {
@@ -140,6 +140,17 @@ func (f *fleet) raceWithOne(t *testing.T, name string, racers int, replicas [3]*
 		t.Fatalf("%s: nobody was admitted", name)
 	}
 	f.all[devices[admitted].id] = &enrolment{device: &devices[admitted], hash: n.hash, cert: answers[admitted].cert}
+}
+
+// insist sends a message again while the answer is 503, as it may be on a machine that is so busy that
+// a depot cannot be written to for a second.
+func insist(t *testing.T, d *device, h *scep.Handler, msg []byte, from *x509.Certificate) (a answer) {
+	t.Helper()
+	for begun := time.Now(); ; {
+		if a = d.send(t, h, msg, from); a.http != http.StatusServiceUnavailable || time.Since(begun) > time.Minute {
+			return a
+		}
+	}
 }
 
 // race has n racers make ready, and when all are, run at once.
