@@ -215,6 +215,11 @@ func (m *micromdm) certificate(e *entry) (*x509.Certificate, error) {
 
 // read reads the certificate in a file and makes sure that it is that of the entry.
 func (m *micromdm) read(e *entry, name string) (*x509.Certificate, error) {
+	if info, err := m.root.Stat(name); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() { // to open a pipe would wait for who writes to it
+		return nil, errors.New("is not a file")
+	}
 	f, err := m.root.Open(name)
 	if err != nil {
 		return nil, err
