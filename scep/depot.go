@@ -53,6 +53,21 @@ type Query struct {
 	Limit   int     // at most so many; 0 or less: 100
 }
 
+// A Scanner is a [Depot] that can read all its records in the order in which it keeps them. Where
+// there are many that takes a fraction of the time that it takes to list them in the order of their
+// IDs.
+type Scanner interface {
+	// Scan calls yield with all records, some at a time, in an order of the depot's own. done
+	// says which part of them has been read when these have, from 0 to 1, more or less, and
+	// never less than the time before. yield may call the depot, and keep what it is given. Its
+	// error ends the scan and is returned as it is.
+	//
+	// What is there when Scan is called, and stays, comes once, as it is then or later, whatever
+	// changes meanwhile. What is made or deleted meanwhile may come or not; however much is made,
+	// Scan ends. It holds up nobody, however long yield takes.
+	Scan(ctx context.Context, yield func(all []*Record, done float64) error) error
+}
+
 // A Pruner is a [Depot] that can forget records.
 type Pruner interface {
 	// Prune deletes records that q selects, at most q.Limit of them, the oldest of each

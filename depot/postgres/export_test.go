@@ -11,6 +11,7 @@ var Queries = map[string]string{
 	"getRecord": getRecord, "latestRecord": latestRecord, "serialRecord": serialRecord,
 	"listRecords": listRecords, "listIssued": listIssued, "listState": listState,
 	"listRevoked": listRevoked, "listChangedSince": listChangedSince,
+	"storedBounds": storedBounds, "scanRecords": scanRecords,
 	"countExpired": countExpired, "deleteExpired": deleteExpired, "deleteDenied": deleteDenied, "deleteAbandoned": deleteAbandoned,
 	"forgetChallenges": forgetChallenges, "insertChallenge": insertChallenge, "spendChallenge": spendChallenge, "insertSpending": insertSpending, "getChallenge": getChallenge,
 }

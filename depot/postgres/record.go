@@ -46,11 +46,13 @@ const (
 	// whoWrote tells which write a record is from.
 	whoWrote = `SELECT version, origin, latest FROM record WHERE id = $1`
 
-	selectRecord = `SELECT id, trans, version, state, profile, created, changed,
+	ofRecord = `id, trans, version, state, profile, created, changed,
 		(SELECT name FROM issuer WHERE number = record.issuer), serial, not_after, revoked,
 		revocation_reason, unconfirmed, generation, renews, fail_info, reason, via, remote_addr,
 		transaction_id, csr, template, renewed_by, certificate,
-		unrevoked, decided_by, remark FROM record`
+		unrevoked, decided_by, remark`
+
+	selectRecord = `SELECT ` + ofRecord + ` FROM record`
 
 	getRecord    = selectRecord + ` WHERE id = $1`
 	latestRecord = selectRecord + ` WHERE trans = $1 ORDER BY created DESC NULLS LAST, stored DESC LIMIT 1`
@@ -284,7 +286,10 @@ func encode(ctx context.Context, rec *scep.Record, token int64) ([]any, error) {
 }
 
 // decode makes a record of a row of selectRecord.
-func decode(row pgx.CollectableRow) (*scep.Record, error) {
+func decode(row pgx.CollectableRow) (*scep.Record, error) { return decodeWith(row) }
+
+// decodeWith makes a record of a row that begins as one of selectRecord, and sets more to the rest.
+func decodeWith(row pgx.CollectableRow, more ...any) (*scep.Record, error) {
 	var rec scep.Record
 	var id, trans, serial, renews, renewedBy []byte
 	var state int16
@@ -292,10 +297,11 @@ func decode(row pgx.CollectableRow) (*scep.Record, error) {
 	var generation, reason64, failInfo int64
 	var created, changed, notAfter, revoked, unrevoked *time.Time
 	var reason, via, remoteAddr, transactionID, decidedBy, remark *string
-	if err := row.Scan(&id, &trans, &rec.Version, &state, &profile, &created, &changed,
+	into := [...]any{&id, &trans, &rec.Version, &state, &profile, &created, &changed,
 		&rec.Issuer, &serial, &notAfter, &revoked, &reason64, &rec.Unconfirmed, &generation, &renews,
 		&failInfo, &reason, &via, &remoteAddr, &transactionID, &rec.CSR, &rec.Template, &renewedBy, &rec.Certificate,
-		&unrevoked, &decidedBy, &remark); err != nil {
+		&unrevoked, &decidedBy, &remark}
+	if err := row.Scan(append(into[:], more...)...); err != nil {
 		return nil, err
 	}
 	rec.ID, rec.Transaction, rec.Renews, rec.RenewedBy = toID(id), toID(trans), toID(renews), toIDs(renewedBy)

@@ -112,4 +112,7 @@ var migrations = [...][]string{{
 
 	`CREATE INDEX challenge_unspent ON challenge (profile, expires) WHERE spent_by IS NULL`,
 	`CREATE INDEX challenge_forget ON challenge (forget)`,
+}, {
+	// For Scan. Only its end need be in memory.
+	`CREATE INDEX record_stored ON record (stored)`,
 }}

@@ -18,7 +18,7 @@ func (db *DB) LimitPages(n int) error {
 var Queries = []string{
 	updateRecord, replaceRecord, putCertificate, dropCertificate, hasRecord, findIssuer,
 	getRecord, latestRecord, serialRecord, listRecords, listIssued, listState,
-	listRevoked, listChangedSince,
+	listRevoked, listChangedSince, storedBounds, scanRecords,
 	findExpired, findDenied, findAbandoned, deleteExpired, deleteDenied, deleteAbandoned,
 	forgetChallenges, countChallenges, spendChallenge, spentBy, getChallenge,
 }

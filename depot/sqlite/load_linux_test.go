@@ -88,6 +88,7 @@ func TestLoad(t *testing.T) {
 		if err := raw(t, path).QueryRow(`SELECT count(*) FROM record`).Scan(&count); err != nil {
 			t.Fatal(err)
 		}
+		loadtest.DropCaches(t, dir)
 		if lines := tool.Run(t, "export", "-from", "env:DB", "-out", "-"); lines != int(count)+2 {
 			t.Errorf("%d lines for %d records, a header and a footer", lines, count)
 		}

@@ -42,12 +42,13 @@ const (
 
 	hasRecord = `SELECT 1 FROM record WHERE id = ?`
 
-	selectRecord = `SELECT id, trans, version, state, profile, created, changed,
+	ofRecord = `id, trans, version, state, profile, created, changed,
 		(SELECT name FROM issuer WHERE number = record.issuer), serial, not_after, revoked,
 		revocation_reason, unconfirmed, generation, renews, fail_info, reason, via, remote_addr,
 		transaction_id, csr, template, renewed_by, (SELECT der FROM certificate WHERE certificate.record = record.stored),
-		unrevoked, decided_by, remark FROM record`
+		unrevoked, decided_by, remark`
 	recordColumns = 27
+	selectRecord  = `SELECT ` + ofRecord + ` FROM record`
 
 	getRecord    = selectRecord + ` WHERE id = ?`
 	latestRecord = selectRecord + ` WHERE trans = ? ORDER BY created DESC, stored DESC LIMIT 1`

@@ -39,6 +39,7 @@ var (
 	_ scep.Lister           = (*DB)(nil)
 	_ scep.RevocationLister = (*DB)(nil)
 	_ scep.Pruner           = (*DB)(nil)
+	_ scep.Scanner          = (*DB)(nil)
 	_ scep.ChallengeStore   = (*DB)(nil)
 	_ scep.Spender          = (*DB)(nil)
 )
@@ -53,9 +54,9 @@ const (
 )
 
 // DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner], a
-// [scep.ChallengeStore] and a [scep.Spender] over one file. A write whose context ends while it
-// waits for its turn does not happen; one whose context ends later may or may not have happened,
-// and its error says so.
+// [scep.Scanner], a [scep.ChallengeStore] and a [scep.Spender] over one file. A write whose context
+// ends while it waits for its turn does not happen; one whose context ends later may or may not
+// have happened, and its error says so.
 type DB struct {
 	path  string
 	files [3]openedFile // that, and those beside it ending in -wal and -shm

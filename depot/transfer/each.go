@@ -81,6 +81,43 @@ func Each(ctx context.Context, from scep.Lister, q scep.Query, f func([]*scep.Re
 	return ctx.Err()
 }
 
+// every calls f with all records, in whatever order takes the least time, some at a time, until f
+// returns an error, which it returns as it is. It reads ahead.
+func every(ctx context.Context, from scep.Lister, f func([]*scep.Record) error) error {
+	s, ok := from.(scep.Scanner)
+	if !ok {
+		return Each(ctx, from, scep.Query{}, f)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	pages := make(chan []*scep.Record, 2)
+	var failed error // once pages is closed
+	go func() {
+		defer close(pages)
+		failed = s.Scan(ctx, func(all []*scep.Record, _ float64) error {
+			select {
+			case pages <- all:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+	}()
+	defer func() {
+		cancel()
+		for range pages { // until Scan has ended
+		}
+	}()
+	for all := range pages {
+		if err := f(all); err != nil {
+			return err
+		}
+	}
+	if failed != nil {
+		return fmt.Errorf("transfer: reading: %w", failed)
+	}
+	return nil
+}
+
 // divide returns, for IDs above end, where one segment ends and the next begins. IDs are hashes: so
 // many that are above begin, and not above end, tell how many there are.
 func divide(begin, end scep.ID, n int) (bounds []scep.ID) {

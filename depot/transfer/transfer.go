@@ -40,9 +40,11 @@ type footer struct {
 	End int `json:"end"` // how many records there are
 }
 
-// Export writes all records of from to w, in the order of their IDs. Of records that are made
-// or changed in the meantime some are in it and some are not: for all, stop the server. progress,
-// if not nil, is called now and then with how many have been written.
+// Export writes all records of from to w. What is there all the time is in the file once, as it was
+// at some moment meanwhile; what is made or deleted meanwhile may be in it or not: for all, stop the
+// server. If from is a [scep.Scanner], records are in the order in which it keeps them, so that it
+// is read but once from beginning to end; otherwise they are in the order of their IDs. progress, if
+// not nil, is called now and then with how many have been written.
 func Export(ctx context.Context, from scep.Lister, w io.Writer, progress func(n int)) error {
 	buf := bufio.NewWriterSize(w, 1<<16)
 	enc := json.NewEncoder(buf)
@@ -50,7 +52,7 @@ func Export(ctx context.Context, from scep.Lister, w io.Writer, progress func(n 
 		return fmt.Errorf("transfer: writing: %w", err)
 	}
 	n := 0
-	err := Each(ctx, from, scep.Query{}, func(all []*scep.Record) error {
+	err := every(ctx, from, func(all []*scep.Record) error {
 		for _, rec := range all {
 			l, err := toLine(rec)
 			if err != nil {

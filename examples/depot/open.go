@@ -22,6 +22,7 @@ type database interface {
 	scep.Lister
 	scep.RevocationLister
 	scep.Pruner
+	scep.Scanner
 	io.Closer
 }
 

@@ -52,15 +52,17 @@ func (c *command) export(ctx context.Context, args []string) (err error) {
 	return nil
 }
 
-// positioned tells a progress where in the list of all records somebody reads.
+// positioned tells a progress how far somebody has read all records.
 type positioned struct {
-	scep.Lister
+	database
 	p *progress
 }
 
-func (l positioned) List(ctx context.Context, q scep.Query) ([]*scep.Record, error) {
-	l.p.part(position(q.After))
-	return l.Lister.List(ctx, q)
+func (d positioned) Scan(ctx context.Context, yield func(all []*scep.Record, done float64) error) error {
+	return d.database.Scan(ctx, func(all []*scep.Record, done float64) error {
+		d.p.part(done)
+		return yield(all, done)
+	})
 }
 
 func (c *command) load(ctx context.Context, args []string) error {
