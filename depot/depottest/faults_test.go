@@ -30,6 +30,7 @@ type broken struct {
 	list    func(b *broken, ctx context.Context, q scep.Query) ([]*scep.Record, error)
 	revoked func(b *broken, ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error
 	prune   func(b *broken, ctx context.Context, q scep.PruneQuery) (int, error)
+	scan    func(b *broken, ctx context.Context, yield func([]*scep.Record, float64) error) error
 	put     func(b *broken, ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error
 	find    func(b *broken, ctx context.Context, hash scep.ID) (*scep.OneTimeChallenge, error)
 	spend   func(b *broken, ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error)
@@ -96,7 +97,7 @@ type fault struct {
 	also string // clauses that may fail because of it
 }
 
-var faults = slices.Concat(recordFaults, pruneFaults, challengeFaults, spendingFaults)
+var faults = slices.Concat(recordFaults, pruneFaults, scanFaults, challengeFaults, spendingFaults)
 
 var recordFaults = []fault{
 	{"nothing", broken{}, "", ""},
@@ -125,7 +126,7 @@ var recordFaults = []fault{
 	}}, "CreateOnce", "CreateVersion Reopen"},
 	{"sets no version", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		return b.Memory.Create(ctx, rec.Clone())
-	}}, "CreateVersion", "PruneRenewing PruneTogether"},
+	}}, "CreateVersion", "PruneRenewing PruneTogether ScanAll"},
 	{"serial numbers twice", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		clone := rec.Clone()
 		if clone.Serial != nil {
@@ -264,14 +265,14 @@ var recordFaults = []fault{
 		err := b.Memory.Create(ctx, clone)
 		rec.Version = clone.Version
 		return err
-	}}, "Fields", "CreateOnce"},
+	}}, "Fields", "CreateOnce ScanAll"},
 	{"seconds", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		clone := rec.Clone()
 		clone.NotAfter = clone.NotAfter.Truncate(time.Second)
 		err := b.Memory.Create(ctx, clone)
 		rec.Version = clone.Version
 		return err
-	}}, "Times", "Fields CopiesIn CopiesOut Cancelled Reopen RevocationsNotAfter PruneSelects PruneForgets PruneRenewed CreateSpendingExists"},
+	}}, "Times", "Fields CopiesIn CopiesOut Cancelled Reopen RevocationsNotAfter PruneSelects PruneForgets PruneRenewed CreateSpendingExists ScanAll ScanCopies"},
 	{"issuers in small letters", broken{serial: func(b *broken, ctx context.Context, issuer []byte, serial *big.Int) (*scep.Record, error) {
 		rec, err := b.Memory.GetSerial(ctx, issuer, serial)
 		if errors.Is(err, scep.ErrNotFound) {
