@@ -68,6 +68,14 @@ type Scanner interface {
 	Scan(ctx context.Context, yield func(all []*Record, done float64) error) error
 }
 
+// A Loader is a [Depot] that can take in many records at once, in less time than one by one.
+type Loader interface {
+	// Load creates all of the records as Create does, or none: if one of them cannot be created
+	// for that reason, or two are not apart, it returns [ErrExists] and stores nothing. When it
+	// returns nil, all survive a crash; after another error all may be there, or none.
+	Load(ctx context.Context, recs []*Record) error
+}
+
 // A Pruner is a [Depot] that can forget records.
 type Pruner interface {
 	// Prune deletes records that q selects, at most q.Limit of them, the oldest of each

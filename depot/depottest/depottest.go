@@ -1,6 +1,6 @@
 // Package depottest tests implementations of [scep.Depot], and of [scep.Lister],
-// [scep.RevocationLister], [scep.Pruner], [scep.Scanner], [scep.ChallengeStore] and [scep.Spender]
-// where a depot has those too. It needs nothing but the harness:
+// [scep.RevocationLister], [scep.Pruner], [scep.Scanner], [scep.Loader], [scep.ChallengeStore] and
+// [scep.Spender] where a depot has those too. It needs nothing but the harness:
 //
 //	func TestRedis(t *testing.T) {
 //		depottest.TestDepot(t, depottest.Harness{
@@ -66,6 +66,7 @@ type clause struct {
 	revoked    func(context.Context, revoker) error
 	prune      func(context.Context, pruner) error
 	scan       func(context.Context, scanner) error
+	load       func(context.Context, loader) error
 	challenges func(context.Context, scep.ChallengeStore) error
 	spending   func(context.Context, spender) error
 	reopen     func(context.Context, scep.Depot, func() scep.Depot) error
@@ -88,7 +89,7 @@ type gap string
 
 func (g gap) Error() string { return string(g) }
 
-var clauses = slices.Concat(depotClauses, dataClauses, listClauses, revocationClauses, pruneClauses, scanClauses, challengeClauses, spendingClauses)
+var clauses = slices.Concat(depotClauses, dataClauses, listClauses, revocationClauses, pruneClauses, scanClauses, loadClauses, challengeClauses, spendingClauses)
 
 // run holds a fresh depot to c.
 func (c clause) run(t *testing.T, h Harness) error {
@@ -121,6 +122,12 @@ func (c clause) run(t *testing.T, h Harness) error {
 			return gap(fmt.Sprintf("%T is not a scep.Scanner", d))
 		}
 		check = func() error { return c.scan(ctx, s) }
+	case c.load != nil:
+		l, ok := d.(loader)
+		if !ok {
+			return gap(fmt.Sprintf("%T is not a scep.Loader", d))
+		}
+		check = func() error { return c.load(ctx, l) }
 	case c.challenges != nil:
 		s, ok := d.(scep.ChallengeStore)
 		if !ok {

@@ -20,7 +20,7 @@ func TestFaults(t *testing.T) {
 				Open: func(*testing.T) scep.Depot {
 					return &broken{
 						create: tt.b.create, update: tt.b.update, get: tt.b.get, latest: tt.b.latest, serial: tt.b.serial,
-						list: tt.b.list, revoked: tt.b.revoked, prune: tt.b.prune, scan: tt.b.scan, put: tt.b.put, find: tt.b.find, spend: tt.b.spend,
+						list: tt.b.list, revoked: tt.b.revoked, prune: tt.b.prune, scan: tt.b.scan, load: tt.b.load, put: tt.b.put, find: tt.b.find, spend: tt.b.spend,
 						both: tt.b.both,
 					}
 				},

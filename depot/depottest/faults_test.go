@@ -31,6 +31,7 @@ type broken struct {
 	revoked func(b *broken, ctx context.Context, q scep.RevocationQuery, yield func(scep.Revocation) error) error
 	prune   func(b *broken, ctx context.Context, q scep.PruneQuery) (int, error)
 	scan    func(b *broken, ctx context.Context, yield func([]*scep.Record, float64) error) error
+	load    func(b *broken, ctx context.Context, recs []*scep.Record) error
 	put     func(b *broken, ctx context.Context, c *scep.OneTimeChallenge, now time.Time, limit int) error
 	find    func(b *broken, ctx context.Context, hash scep.ID) (*scep.OneTimeChallenge, error)
 	spend   func(b *broken, ctx context.Context, hash, by scep.ID, now time.Time) (scep.ID, error)
@@ -97,7 +98,7 @@ type fault struct {
 	also string // clauses that may fail because of it
 }
 
-var faults = slices.Concat(recordFaults, pruneFaults, scanFaults, challengeFaults, spendingFaults)
+var faults = slices.Concat(recordFaults, pruneFaults, scanFaults, loadFaults, challengeFaults, spendingFaults)
 
 var recordFaults = []fault{
 	{"nothing", broken{}, "", ""},
@@ -107,7 +108,7 @@ var recordFaults = []fault{
 			return nil, nil
 		}
 		return rec, err
-	}}, "Missing", "CreateSerial UpdateMissing Cancelled PruneSelects PruneForgets PruneLimit PruneGeneration PruneRenewing PruneRenewed PruneTogether CreateSpendingSpent CreateSpendingMissing CreateSpendingExists CreateSpendingTogether"},
+	}}, "Missing", "CreateSerial UpdateMissing Cancelled PruneSelects PruneForgets PruneLimit PruneGeneration PruneRenewing PruneRenewed PruneTogether CreateSpendingSpent CreateSpendingMissing CreateSpendingExists CreateSpendingTogether LoadNone LoadTogether LoadHostile"},
 	{"overwrites", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		err := b.Memory.Create(ctx, rec)
 		if !errors.Is(err, scep.ErrExists) {
@@ -126,7 +127,7 @@ var recordFaults = []fault{
 	}}, "CreateOnce", "CreateVersion Reopen"},
 	{"sets no version", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		return b.Memory.Create(ctx, rec.Clone())
-	}}, "CreateVersion", "PruneRenewing PruneTogether ScanAll"},
+	}}, "CreateVersion", "PruneRenewing PruneTogether ScanAll LoadNone"},
 	{"serial numbers twice", broken{create: func(b *broken, ctx context.Context, rec *scep.Record) error {
 		clone := rec.Clone()
 		if clone.Serial != nil {
@@ -211,7 +212,7 @@ var recordFaults = []fault{
 			defer b.mu.Unlock()
 			return b.Memory.Get(ctx, b.kept[transaction].ID)
 		},
-	}, "LatestNewest LatestTie", "Fields PruneForgets CreateSpending"},
+	}, "LatestNewest LatestTie", "Fields PruneForgets CreateSpending LoadAll"},
 	{"sanitises IDs", broken{get: func(b *broken, ctx context.Context, bad scep.ID) (*scep.Record, error) {
 		if !bad.Valid() {
 			bad = id("sanitised")
@@ -272,7 +273,7 @@ var recordFaults = []fault{
 		err := b.Memory.Create(ctx, clone)
 		rec.Version = clone.Version
 		return err
-	}}, "Times", "Fields CopiesIn CopiesOut Cancelled Reopen RevocationsNotAfter PruneSelects PruneForgets PruneRenewed CreateSpendingExists ScanAll ScanCopies"},
+	}}, "Times", "Fields CopiesIn CopiesOut Cancelled Reopen RevocationsNotAfter PruneSelects PruneForgets PruneRenewed CreateSpendingExists ScanAll ScanCopies LoadNone"},
 	{"issuers in small letters", broken{serial: func(b *broken, ctx context.Context, issuer []byte, serial *big.Int) (*scep.Record, error) {
 		rec, err := b.Memory.GetSerial(ctx, issuer, serial)
 		if errors.Is(err, scep.ErrNotFound) {
@@ -285,7 +286,7 @@ var recordFaults = []fault{
 			serial = new(big.Int).SetUint64(serial.Uint64())
 		}
 		return b.Memory.GetSerial(ctx, issuer, serial)
-	}}, "Serials", "CopiesOut CreateSerial CreateSerialOfAnotherIssuer IssuerBytes RevocationsEnd UpdateSerial"},
+	}}, "Serials", "LoadAll CopiesOut CreateSerial CreateSerialOfAnotherIssuer IssuerBytes RevocationsEnd UpdateSerial"},
 	{"ignores the context", broken{get: func(b *broken, ctx context.Context, id scep.ID) (*scep.Record, error) {
 		return b.Memory.Get(context.WithoutCancel(ctx), id)
 	}}, "Cancelled", ""},

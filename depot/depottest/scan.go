@@ -17,8 +17,11 @@ type scanner interface {
 	scep.Scanner
 }
 
-// manyPages is more records than a depot passes at a time, as far as the suite can know.
-const manyPages = 1200
+// So many records are more than a depot passes at a time, or two times, as far as the suite can know.
+const (
+	twoPages   = 600
+	threePages = 1200
+)
 
 var scanClauses = []clause{{
 	name:     "ScanAll",
@@ -27,7 +30,7 @@ var scanClauses = []clause{{
 		if err := scan(ctx, d, nil, func([]*scep.Record) error { return errors.New("there are no records, and yield was called") }); err != nil {
 			return fmt.Errorf("an empty depot: %w", err)
 		}
-		want, err := fillScan(ctx, d, manyPages)
+		want, err := fillScan(ctx, d, twoPages)
 		if err != nil {
 			return err
 		}
@@ -60,7 +63,7 @@ var scanClauses = []clause{{
 	name:     "ScanChanges",
 	contract: "What is there when Scan is called, and stays, comes once, as it is then or later, whatever changes meanwhile.",
 	scan: func(ctx context.Context, d scanner) error {
-		want, err := fillScan(ctx, d, manyPages)
+		want, err := fillScan(ctx, d, threePages)
 		if err != nil {
 			return err
 		}
@@ -155,7 +158,7 @@ var scanClauses = []clause{{
 	name:     "ScanCopies",
 	contract: "Records passed to yield are copies, which it may keep.",
 	scan: func(ctx context.Context, d scanner) error {
-		want, err := fillScan(ctx, d, manyPages)
+		want, err := fillScan(ctx, d, twoPages)
 		if err != nil {
 			return err
 		}
@@ -183,7 +186,7 @@ var scanClauses = []clause{{
 	name:     "ScanDone",
 	contract: "done is which part has been read, from 0 to 1, never less than the time before.",
 	scan: func(ctx context.Context, d scanner) error {
-		if _, err := fillScan(ctx, d, manyPages); err != nil {
+		if _, err := fillScan(ctx, d, twoPages); err != nil {
 			return err
 		}
 		last := 0.0
@@ -206,7 +209,7 @@ var scanClauses = []clause{{
 	name:     "ScanEnd",
 	contract: "An error of yield ends the scan and is returned as it is; a context that has ended is an error.",
 	scan: func(ctx context.Context, d scanner) error {
-		if _, err := fillScan(ctx, d, manyPages); err != nil {
+		if _, err := fillScan(ctx, d, twoPages); err != nil {
 			return err
 		}
 		enough, n := errors.New("enough"), 0
@@ -217,8 +220,8 @@ var scanClauses = []clause{{
 		defer cancel()
 		came := 0
 		err := d.Scan(ended, func(all []*scep.Record, _ float64) error { came += len(all); cancel(); return nil })
-		if err == nil && came < manyPages {
-			return fmt.Errorf("depot.Scan passed %d records of %d when the context ended, and reports no error", came, manyPages)
+		if err == nil && came < twoPages {
+			return fmt.Errorf("depot.Scan passed %d records of %d when the context ended, and reports no error", came, twoPages)
 		}
 		if err := d.Scan(ended, func([]*scep.Record, float64) error { return nil }); err == nil {
 			return errors.New("depot.Scan does as if the context had not ended before")

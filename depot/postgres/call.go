@@ -220,6 +220,15 @@ func (e unsentError) Unwrap() error { return e.error }
 // SafeToRetry is asked for by pgconn.SafeToRetry.
 func (e unsentError) SafeToRetry() bool { return true }
 
+// sentError is what happened when a write had been sent: pgx may call the connection closed, as if
+// it had been so before.
+type sentError struct{ error }
+
+func (e sentError) Unwrap() error { return e.error }
+
+// SafeToRetry is asked for by pgconn.SafeToRetry.
+func (e sentError) SafeToRetry() bool { return false }
+
 // prepare has the statements ready to be run in one round trip. If that fails, nothing has
 // been written: whoever lets pgx prepare a statement as it runs it cannot know.
 func prepare(ctx context.Context, c *pgx.Conn, statements ...string) error {

@@ -146,6 +146,42 @@ var operations = []operation{{
 		return found
 	},
 }, {
+	name: "Load", hang: true,
+	setUp: func(*testing.T, *postgres.DB, string) {},
+	do: func(t *testing.T, db *postgres.DB, name string) error {
+		first, second := record(name), record("second of "+name)
+		second.Issuer = []byte("issuer of " + name) // whose first it is
+		err := db.Load(t.Context(), []*scep.Record{first, second})
+		if (err == nil) != (first.Version == 1) || first.Version != second.Version {
+			t.Errorf("rec.Version is %d and %d beside %v", first.Version, second.Version, err)
+		}
+		return err
+	},
+	happened: func(t *testing.T, db *postgres.DB, name string) bool {
+		_, first := there(t, db, name)
+		_, second := there(t, db, "second of "+name)
+		if first != second {
+			t.Errorf("half of it is there: %t, %t", first, second)
+		}
+		return first
+	},
+}, {
+	name: "Scan", reads: true, hang: true,
+	setUp: create,
+	do: func(t *testing.T, db *postgres.DB, name string) error {
+		found := false
+		err := db.Scan(t.Context(), func(all []*scep.Record, _ float64) error {
+			for _, rec := range all {
+				found = found || rec.ID == record(name).ID
+			}
+			return nil
+		})
+		if err == nil && !found {
+			t.Error("Scan did not come to the record")
+		}
+		return err
+	},
+}, {
 	name: "Get", reads: true, hang: true,
 	setUp: create,
 	do: func(t *testing.T, db *postgres.DB, name string) error {

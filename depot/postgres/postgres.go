@@ -100,6 +100,7 @@ var (
 	_ scep.RevocationLister = (*DB)(nil)
 	_ scep.Pruner           = (*DB)(nil)
 	_ scep.Scanner          = (*DB)(nil)
+	_ scep.Loader           = (*DB)(nil)
 	_ scep.ChallengeStore   = (*DB)(nil)
 	_ scep.Spender          = (*DB)(nil)
 	_ io.Closer             = (*DB)(nil)
@@ -143,9 +144,9 @@ func (c Config) String() string {
 func (c Config) GoString() string { return c.String() }
 
 // DB is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner], a
-// [scep.Scanner], a [scep.ChallengeStore] and a [scep.Spender] over one database, which any number
-// of processes may share. Once a statement has been sent, a call goes on for up to 0.4 seconds after
-// its context has ended, so as to learn what has become of it.
+// [scep.Scanner], a [scep.Loader], a [scep.ChallengeStore] and a [scep.Spender] over one database,
+// which any number of processes may share. Once a statement has been sent, a call goes on for up to
+// 0.4 seconds after its context has ended, so as to learn what has become of it.
 type DB struct {
 	name    string // for errors
 	timeout time.Duration

@@ -48,6 +48,8 @@ func callAll(t *testing.T, db *postgres.DB, name string) (map[string]error, time
 		},
 		"PutChallenge": func() error { return db.PutChallenge(ctx, challengeOf(name), rec.Created, 10) },
 		"Prune":        func() error { _, err := db.Prune(ctx, scep.PruneQuery{Expired: time.Unix(0, 0)}); return err },
+		"Load":         func() error { return db.Load(ctx, []*scep.Record{record("load " + name)}) },
+		"Scan":         func() error { return db.Scan(ctx, func([]*scep.Record, float64) error { return nil }) },
 		"Revocations": func() error {
 			return db.Revocations(ctx, scep.RevocationQuery{}, func(scep.Revocation) error { return nil })
 		},

@@ -43,12 +43,32 @@ func (l *lines) next() ([]byte, error) {
 	}
 }
 
-// width is how many records are written at once: depots let writers share commits.
-const width = 256
+const (
+	width = 256 // how many records are written at once: depots let writers share commits
+	load  = 64  // how many a Loader is given at a time
+	loads = 8   // how many of these at once; PostgreSQL has 10 connections
+)
 
-// parallel calls do for what next returns, several at once, until next returns io.EOF, or one
+// together returns a next that returns what next does, n at a time but for the last.
+func together[T any](next func() (T, error), n int) func() ([]T, error) {
+	return func() (all []T, err error) {
+		for len(all) < n {
+			item, err := next()
+			if err == io.EOF && len(all) > 0 {
+				break
+			}
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, item)
+		}
+		return all, nil
+	}
+}
+
+// parallel calls do for what next returns, so many at once, until next returns io.EOF, or one
 // of them an error. It returns when all calls have.
-func parallel[T any](ctx context.Context, next func() (T, error), do func(context.Context, T) error) error {
+func parallel[T any](ctx context.Context, width int, next func() (T, error), do func(context.Context, T) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	work := make(chan T)

@@ -87,7 +87,7 @@ func ImportMicroMDM(ctx context.Context, dir string, to scep.Depot, o MicroMDM, 
 		data, err := in.next()
 		return numbered{in.n, string(data)}, err
 	}
-	err = parallel(ctx, next, func(ctx context.Context, l numbered) error { return m.line(ctx, l.n, l.line) })
+	err = parallel(ctx, width, next, func(ctx context.Context, l numbered) error { return m.line(ctx, l.n, l.line) })
 	if err == nil {
 		err = m.unlisted(ctx)
 	}

@@ -130,14 +130,21 @@ func Import(ctx context.Context, r io.Reader, to scep.Depot, progress func(n int
 		return rec, nil
 	}
 	t := tally{progress: progress}
-	err = parallel(ctx, next, func(ctx context.Context, rec *scep.Record) error {
+	one := func(ctx context.Context, rec *scep.Record) error {
 		created, err := put(ctx, to, rec)
 		if err != nil {
 			return err
 		}
 		t.count(created)
 		return nil
-	})
+	}
+	if l, ok := to.(scep.Loader); ok {
+		err = parallel(ctx, loads, together(next, load), func(ctx context.Context, recs []*scep.Record) error {
+			return loadOr(ctx, l, recs, one, &t)
+		})
+	} else {
+		err = parallel(ctx, width, next, one)
+	}
 	return t.end(err)
 }
 
@@ -152,6 +159,26 @@ func readHeader(in *lines) error {
 	}
 	if h.Version > version {
 		return fmt.Errorf("the file has version %d, and this program knows %d; use a newer version of it", h.Version, version)
+	}
+	return nil
+}
+
+// loadOr loads records, or if some cannot be created, has one see to each.
+func loadOr(ctx context.Context, to scep.Loader, recs []*scep.Record, one func(context.Context, *scep.Record) error, t *tally) error {
+	err := to.Load(ctx, recs)
+	switch {
+	case err == nil:
+		for range recs {
+			t.count(true)
+		}
+		return nil
+	case !errors.Is(err, scep.ErrExists):
+		return fmt.Errorf("transfer: creating %d records, the first of them %s: %w", len(recs), recs[0].ID, err)
+	}
+	for _, rec := range recs {
+		if err := one(ctx, rec); err != nil {
+			return err
+		}
 	}
 	return nil
 }
