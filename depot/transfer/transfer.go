@@ -87,7 +87,9 @@ func Export(ctx context.Context, from scep.Lister, w io.Writer, progress func(n 
 // error that names it and wraps [scep.ErrExists], and ends the import. progress, if not nil, is
 // called now and then with how many lines are done, created or skipped.
 //
-// Records are created many at once. Those created before an error stay.
+// Records are created many at once: if the depot is a [scep.Loader], 64 with each call, or none of
+// them; otherwise by as many calls beside each other, as depots let writers share commits. n counts
+// what the depot has answered for. Records created before an error stay.
 func Import(ctx context.Context, r io.Reader, to scep.Depot, progress func(n int)) (n, skipped int, err error) {
 	in := newLines(r)
 	if err := readHeader(in); err != nil {

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -193,10 +194,12 @@ func TestImportWindows(t *testing.T) {
 	}
 }
 
-// failing is a depot whose Create fails after a while, now and then having done it all the same.
+// failing is a depot whose Create fails after a while, now and then having done it all the same, and
+// whose Load does.
 type failing struct {
 	depot.Memory
-	left chan struct{}
+	left  chan struct{}
+	loads atomic.Int32
 }
 
 var errDisk = errors.New("the disk is full")
@@ -213,9 +216,50 @@ func (f *failing) Create(ctx context.Context, rec *scep.Record) error {
 	}
 }
 
-// An import that was interrupted is taken up again.
+func (f *failing) Load(ctx context.Context, recs []*scep.Record) error {
+	f.loads.Add(1)
+	for range recs {
+		select {
+		case <-f.left:
+		default:
+			if recs[0].ID[0] < '8' {
+				f.Memory.Load(ctx, recs)
+			}
+			return errDisk
+		}
+	}
+	return f.Memory.Load(ctx, recs)
+}
+
+// An import that was interrupted is taken up again, whether the depot takes many records at once or
+// one by one.
 func TestImportResumed(t *testing.T) {
-	from, to := new(depot.Memory), &failing{left: make(chan struct{}, 300)}
+	for _, many := range []bool{false, true} {
+		t.Run(fmt.Sprint("many=", many), func(t *testing.T) {
+			f := &failing{left: make(chan struct{}, 300)}
+			var to interface {
+				scep.Depot
+				scep.Lister
+			} = f
+			if !many {
+				to = struct { // is no scep.Loader
+					scep.Depot
+					scep.Lister
+				}{f, f}
+			}
+			testImportResumed(t, f, to)
+			if (f.loads.Load() > 0) != many {
+				t.Errorf("Load was called %d times", f.loads.Load())
+			}
+		})
+	}
+}
+
+func testImportResumed(t *testing.T, f *failing, to interface {
+	scep.Depot
+	scep.Lister
+}) {
+	from := new(depot.Memory)
 	for i := range 700 {
 		fill(t, from, []*scep.Record{record(i)})
 	}
@@ -224,7 +268,7 @@ func TestImportResumed(t *testing.T) {
 	for range 3 {
 		for range 300 {
 			select {
-			case to.left <- struct{}{}:
+			case f.left <- struct{}{}:
 			default:
 			}
 		}
@@ -238,9 +282,9 @@ func TestImportResumed(t *testing.T) {
 		if !errors.Is(err, errDisk) {
 			t.Fatal(err)
 		}
-		to.left = make(chan struct{}, 700)
-		for range 700 {
-			to.left <- struct{}{}
+		f.left = make(chan struct{}, 2000)
+		for range 2000 {
+			f.left <- struct{}{}
 		}
 	}
 	if !sameLines(export(t, to), data) {

@@ -45,7 +45,8 @@ URI is one of
   pkcs11:token=TOKEN;object=KEY?module-path=FILE&pin-source=file:/PATH
   tpm:FILE?chain=FILE
 
-What export writes is as confidential as the database; it never replaces a file. Progress
+What export writes is as confidential as the database; it never replaces a file. Records
+are in the order in which they were stored: sort the lines to compare two exports. Progress
 is shown on the standard error. What was interrupted can be called again: import,
 micromdm and prune go on with what is left. "depot COMMAND -h" has the flags of a command.
 
