@@ -56,7 +56,7 @@ var loadClauses = []clause{{
 			}
 			clear(passed[i].CSR)
 			if got, err = l.Latest(ctx, rec.Transaction); err != nil || got == nil || got.Transaction != rec.Transaction {
-				return fmt.Errorf("Latest after Load: %v, %w", got, err)
+				return fmt.Errorf("depot.Latest after Load: %v, %w", got, err)
 			}
 			if rec.Serial == nil {
 				continue
