@@ -92,7 +92,7 @@ var loadClauses = []clause{{
 			}
 			for _, rec := range recs {
 				if rec.Version != 0 {
-					return fmt.Errorf("Load of %s: refused, but rec.Version became %d", what, rec.Version)
+					return fmt.Errorf("depot.Load of %s: refused, but rec.Version became %d", what, rec.Version)
 				}
 				if rec.ID == there.ID {
 					continue
