@@ -57,21 +57,29 @@ func nameOf(c *pgx.ConnConfig) string {
 // server's default; nothing waits in the server after its caller has given up, so that an answer
 // comes in time that says for certain that nothing has happened.
 //
-// Plans are those that serve any arguments. For certain ones the server may think that a small
-// index, of all that is pending, and sorting serve better than the one that has the order, and
-// reads all of it for each page. As it overestimates what such plans cost, it must be kept from
-// compiling them.
+// Plans are those of planSettings.
 const sessionSettings = `SELECT current_setting('transaction_read_only'), pg_backend_pid(),
 	set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false),
 	set_config('default_transaction_isolation', 'read committed', false),
 	set_config('search_path', $1, false),
 	set_config('client_encoding', 'UTF8', false),
-	set_config('plan_cache_mode', 'force_generic_plan', false),
-	set_config('jit', 'off', false),
+	` + planSettings + `,
 	set_config('statement_timeout', $2, false),
 	set_config('lock_timeout', $3, false),
 	set_config('idle_in_transaction_session_timeout', $4, false),
 	set_config('scepkit.session', $5, false)`
+
+// planSettings have a plan serve any arguments. For certain ones the server may think that a small
+// index, of all that is pending, and sorting serve better than the one that has the order, and
+// reads all of it for each page. It may also think so, or that a table is best read whole, while it
+// has no statistics, as after an import: each query has its index, and is not to go without. As the
+// server overestimates what such plans cost, it must be kept from compiling them.
+const planSettings = `set_config('plan_cache_mode', 'force_generic_plan', false),
+	set_config('enable_seqscan', 'off', false),
+	set_config('enable_bitmapscan', 'off', false),
+	set_config('enable_hashjoin', 'off', false),
+	set_config('enable_sort', 'off', false),
+	set_config('jit', 'off', false)`
 
 // What is noted with a connection.
 const (

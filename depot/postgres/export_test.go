@@ -5,6 +5,8 @@ import (
 	"time"
 )
 
+const PlanSettings = planSettings
+
 // Queries are all that run while records are served, each once by a name.
 var Queries = map[string]string{
 	"updateRecord": updateRecord, "whoWrote": whoWrote, "insertRecord": insertRecord,

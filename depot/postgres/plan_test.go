@@ -38,14 +38,25 @@ func TestPlans(t *testing.T) {
 	url := server.Database(t)
 	open(t, postgres.Config{URL: url})
 	const rows = 20_000
-	server.Exec(t, databaseOf(url), fmt.Sprintf(fill, 1, rows, rows), fmt.Sprintf(fillChallenges, rows), `ANALYZE scep.record, scep.challenge, scep.issuer`)
-	checkPlans(t, shell(t, url))
+	for _, step := range []struct {
+		name       string
+		statements []string
+	}{
+		{"empty", nil},
+		{"without statistics", []string{fmt.Sprintf(fill, 1, rows, rows), fmt.Sprintf(fillChallenges, rows)}}, // as after an import
+		{"with statistics", []string{`ANALYZE scep.record, scep.challenge, scep.issuer`}},
+	} {
+		t.Run(step.name, func(t *testing.T) {
+			server.Exec(t, databaseOf(url), step.statements...)
+			checkPlans(t, shell(t, url))
+		})
+	}
 }
 
 // checkPlans looks at the plan of each query on the server.
 func checkPlans(t *testing.T, c *pgx.Conn) {
 	t.Helper()
-	for _, set := range []string{`SET search_path = scep`, `SET plan_cache_mode = force_generic_plan`} {
+	for _, set := range []string{`SET search_path = scep`, `SELECT ` + postgres.PlanSettings} {
 		if _, err := c.Exec(t.Context(), set); err != nil {
 			t.Fatal(err)
 		}
