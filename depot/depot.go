@@ -4,9 +4,10 @@
 // renewed, and a spent challenge is good again if it is put again.
 //
 // For service use depot/sqlite, one file on one machine, or depot/postgres, for several machines.
-// To write another depot, implement [scep.Depot] (and [scep.Lister], [scep.RevocationLister], [scep.Pruner], [scep.Scanner],
-// [scep.Loader], and [scep.ChallengeStore] with [scep.Spender], if there is to be an approval queue, a
-// CRL, an end to old records, a quick export, a quick import, and one-time challenges) and run depot/depottest over it. Package depot/transfer moves records from
+// To write another depot, implement [scep.Depot] (and [scep.Lister], [scep.RevocationLister],
+// [scep.Pruner], [scep.Scanner], [scep.Loader], and [scep.ChallengeStore] with [scep.Spender], if
+// there is to be an approval queue, a CRL, an end to old records, a quick export, a quick import, and
+// one-time challenges) and run depot/depottest over it. Package depot/transfer moves records from
 // one depot to another.
 package depot
 
@@ -32,8 +33,9 @@ var (
 )
 
 // Memory is a [scep.Depot], a [scep.Lister], a [scep.RevocationLister], a [scep.Pruner], a
-// [scep.Scanner], a [scep.Loader], a [scep.ChallengeStore] and a [scep.Spender]. Its zero value is empty and ready; it must not be
-// copied after first use. Times are kept to the microsecond and in UTC, as a database would.
+// [scep.Scanner], a [scep.Loader], a [scep.ChallengeStore] and a [scep.Spender]. Its zero value is
+// empty and ready; it must not be copied after first use. Times are kept to the microsecond and in
+// UTC, as a database would.
 type Memory struct {
 	mu           sync.RWMutex
 	stored       int64 // counts what was created, to tell equal Created apart

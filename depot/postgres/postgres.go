@@ -64,8 +64,8 @@
 // hundred costs some hundreds of reads if they are not in memory, and listing all records takes as
 // long as the disk takes for three or four reads of each; package transfer has several of them under
 // way at once. [DB.Scan], and so an export, reads the tables from their beginning to their end, which
-// takes the server some 30 microseconds of each record. Revocations, and what is pending, are found by indexes of
-// their own. Records that need no longer be kept are deleted by [DB.Prune].
+// takes the server some 30 microseconds of each record. Revocations, and what is pending, are found
+// by indexes of their own. Records that need no longer be kept are deleted by [DB.Prune].
 //
 // # Poolers and other servers
 //
