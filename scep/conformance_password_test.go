@@ -128,6 +128,18 @@ func TestConformancePWR(t *testing.T) {
 			"short key": func(m *sceptest.Message) {
 				m.Envelope.Recipients = []sceptest.Recipient{{Password: &sceptest.Password{Secret: sceptest.Secret}, Key: make([]byte, 15)}}
 			},
+			"wrapped key changed": func(m *sceptest.Message) {
+				byPassword(sceptest.Password{Secret: sceptest.Secret})(m)
+				m.Envelope.Recipients[0].EncryptedKey = func(b []byte) []byte { b[0] ^= 1; return b }
+			},
+			"wrapped key cut off": func(m *sceptest.Message) {
+				byPassword(sceptest.Password{Secret: sceptest.Secret})(m)
+				m.Envelope.Recipients[0].EncryptedKey = func(b []byte) []byte { return b[:16] }
+			},
+			"no wrapped key": func(m *sceptest.Message) {
+				byPassword(sceptest.Password{Secret: sceptest.Secret})(m)
+				m.Envelope.Recipients[0].EncryptedKey = func([]byte) []byte { return nil }
+			},
 			"garbage inside": func(m *sceptest.Message) {
 				byPassword(sceptest.Password{Secret: sceptest.Secret})(m)
 				m.Envelope.Content = []byte("garbage")

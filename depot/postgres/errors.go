@@ -93,7 +93,7 @@ func explain(err error) error {
 	case codePrivilege:
 		cure = "the role may not do this; grant what the package documentation lists: "
 	case codeUndefinedTable, codeInvalidSchema:
-		cure = "the tables are gone; restore them, or restart to make new ones: "
+		cure = "tables are gone; restore them, or if all are gone restart to make new ones: "
 	case codeLockTimeout, codeCanceled:
 		cure = "took too long on the server; look for what holds its locks or loads its disk: "
 	default:

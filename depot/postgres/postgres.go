@@ -157,7 +157,8 @@ type DB struct {
 
 // Open connects, and makes or updates the tables if need be. It takes no longer than
 // [Config.Timeout] to connect; to update the tables of a large depot it takes as long as ctx
-// allows. The caller closes the DB.
+// allows. It does not wait for a server that is not there yet, or starts up: call it again. The
+// caller closes the DB.
 func Open(ctx context.Context, c Config) (*DB, error) {
 	if c.Schema == "" {
 		c.Schema = "scep"

@@ -130,7 +130,7 @@ func (r Recipient) der(w writer, key []byte) []byte {
 		key = r.Key
 	}
 	if r.Password != nil {
-		return r.Password.der(key)
+		return r.Password.der(key, r.EncryptedKey)
 	}
 	pub := r.Certificate.PublicKey.(*rsa.PublicKey)
 	algorithm := Algorithm(oidRSA, null)

@@ -30,13 +30,13 @@ var (
 // key for AES-128.
 type Password struct {
 	Secret     string
-	Hash       crypto.Hash // of the HMAC; if zero, SHA-1, which is not written
+	Hash       crypto.Hash // of the HMAC: SHA-1, SHA-256, SHA-384 or SHA-512; if zero, SHA-1, which is not written
 	Iterations int64       // if zero, 2048
 	Said       int64       // in place of Iterations
 }
 
-// der returns the RecipientInfo around key.
-func (p Password) der(key []byte) []byte {
+// der returns the RecipientInfo around key, whose encrypted form is edited if edit is not nil.
+func (p Password) der(key []byte, edit func([]byte) []byte) []byte {
 	rounds, hash := p.Iterations, p.Hash
 	if rounds == 0 {
 		rounds = 2048
@@ -56,6 +56,9 @@ func (p Password) der(key []byte) []byte {
 			iv = slices.Clone(wrapped[len(wrapped)-16:])
 		}
 		cipher.NewCBCEncrypter(block, iv).CryptBlocks(wrapped, wrapped)
+	}
+	if edit != nil {
+		wrapped = edit(wrapped)
 	}
 	if p.Said != 0 {
 		rounds = p.Said
