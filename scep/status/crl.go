@@ -38,8 +38,9 @@ type CRLConfig struct {
 	// and at most 10000. Each says in a critical extension that it is for one distribution point
 	// only, so it says nothing of a certificate that does not name its URL, as that of an RA or of
 	// the CA itself: for these, serve a CRL without Shards as well. A shard is signed when it
-	// changes, and when Refresh says so. Their number must not change while there are certificates
-	// that name the URL; to have another, take another URL, and go on serving the old.
+	// changes, and when Refresh says so or, together with others, up to an eighth of that before.
+	// Their number must not change while there are certificates that name the URL; to have another,
+	// take another URL, and go on serving the old.
 	Shards int
 
 	// Validity is how long clients may use a CRL, from when it is made to nextUpdate; if zero, 24
@@ -267,9 +268,10 @@ func (crl *CRL) CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte
 	return g.lists[crl.shard(serial)].der, nil
 }
 
-// Renew has the CRL made anew when it is asked for next (of shards, those that change), also if the depot was asked a moment ago for
-// what is new. A [scep.Handler] whose Config.CRL it is calls it after each revocation, so that the next
-// CRL that anybody gets from this process has it. Other processes know nothing of it.
+// Renew has the CRL made anew when it is asked for next (of shards, those that change), also if the
+// depot was asked a moment ago for what is new. A [scep.Handler] whose Config.CRL it is calls it after
+// each revocation, so that the next CRL that anybody gets from this process has it. Other processes
+// know nothing of it.
 func (crl *CRL) Renew() {
 	for _, e := range []*edition{crl.full, crl.delta} {
 		if e != nil {

@@ -211,7 +211,7 @@ func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*gener
 	}
 	g.first, g.until = g.listed, g.next
 	for i, d := range lists {
-		if l := last.shard(i); l != nil && l.good(now, e.refresh, t.base) && d.holds(l.entries) {
+		if l := last.shard(i, now); l != nil && l.good(now, e.refresh, t.base) && d.holds(l.entries) {
 			g.lists = append(g.lists, l)
 			if l.listed.Before(g.first) {
 				g.first = l.listed
@@ -237,16 +237,17 @@ func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*gener
 }
 
 // shard returns the CRL of a shard, or nil if there is none or it is the only one: that is made anew
-// whenever it is asked for.
-func (g *generation) shard(i int) *signedCRL {
-	if g == nil || len(g.lists) == 1 {
+// whenever it is asked for. If the clock was set back all are, as delta CRLs may begin anew.
+func (g *generation) shard(i int, now time.Time) *signedCRL {
+	if g == nil || len(g.lists) == 1 || now.Before(g.listed) {
 		return nil
 	}
 	return g.lists[i]
 }
 
 // good reports whether l need not be made anew yet, if its entries are the same: a full CRL, or a
-// delta CRL for this base.
+// delta CRL for this base. What will be due soon is made with what is due: otherwise shards that
+// were signed one after another would have the depot asked for all of them because of each.
 func (l *signedCRL) good(now time.Time, refresh time.Duration, base *big.Int) bool {
-	return !now.Before(l.this) && now.Before(l.listed.Add(refresh)) && now.Before(l.next) && (base == nil || base.Cmp(l.base) == 0)
+	return now.Before(l.listed.Add(refresh-refresh/8)) && now.Before(l.next) && (base == nil || base.Cmp(l.base) == 0)
 }
