@@ -108,10 +108,9 @@ func RA(ctx context.Context, ca scep.CA, uri string, kind KeyType, o RAOptions, 
 		}
 	}
 	use := 0
-	for i, k := range all[1:] {
-		if !custody.Announced(all[0].Certificate(), k.Certificate(), chain[0], now) {
-			use = i + 1
-			break
+	for i, k := range all { // the one before may be too new itself
+		if i > use && !custody.Announced(all[use].Certificate(), k.Certificate(), chain[0], now) {
+			use = i
 		}
 	}
 	for i, k := range all {

@@ -53,8 +53,8 @@ const ignoreAfter = 90 * 24 * time.Hour
 // ra is the one before it as long as that will do: so every process can open what is sealed to the
 // new one before any of them announces it.
 //
-// Call RA at every start, and once an hour after that, and make a new handler when ra or past is
-// another. Several processes may use one dir, also at the same moment: they get the same
+// Call RA at every start, and once an hour after that (of a life below six hours, ten times), and make
+// a new handler when ra or past is another. Several processes may use one dir, also at the same moment: they get the same
 // identities. Processes on several machines need the same ones: have them share dir, or keep the
 // key in a token that all reach (see [backend.RA]).
 //
@@ -226,12 +226,13 @@ func (r *raDir) choose(gens []generation) (int, error) {
 		if due {
 			continue
 		}
-		for j, before := range gens[i+1:] {
-			if !custody.Announced(cert, before.id.Certificate(), r.chain[0], r.now) {
-				return i + 1 + j, nil
+		use := i
+		for j := i + 1; j < len(gens); j++ { // the one before may be too new itself
+			if !custody.Announced(gens[use].id.Certificate(), gens[j].id.Certificate(), r.chain[0], r.now) {
+				use = j
 			}
 		}
-		return i, nil
+		return use, nil
 	}
 	return -1, nil
 }

@@ -245,6 +245,24 @@ func TestRAOfAnotherCA(t *testing.T) {
 	}
 }
 
+// TestRATwoInADay has a second one made before the first has taken over. Who looked an hour ago has
+// neither, so neither is announced.
+func TestRATwoInADay(t *testing.T) {
+	ca := testCA(t, CAOptions{})
+	dir := t.TempDir()
+	first, _ := getRA(t, ca, dir, 0, RAOptions{})
+	getRA(t, ca, dir, 10*day, RAOptions{KeyBits: 3072})
+	larger := RAOptions{KeyBits: 4096}
+	for _, d := range []time.Duration{5 * time.Minute, 23 * time.Hour} {
+		if ra, past := getRA(t, ca, dir, 10*day+d, larger); !same(ra, first) || len(past) != 2 {
+			t.Errorf("%v after the second was made: still the first %v, %d past", d, same(ra, first), len(past))
+		}
+	}
+	if ra, past := getRA(t, ca, dir, 11*day+time.Hour, larger); same(ra, first) || len(past) != 2 {
+		t.Errorf("a day later: still the first %v, %d past", same(ra, first), len(past))
+	}
+}
+
 func TestRAOptions(t *testing.T) {
 	ca := testCA(t, CAOptions{Subject: pkix.Name{CommonName: strings.Repeat("ä", 64)}})
 	dir := t.TempDir()
