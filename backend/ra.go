@@ -28,9 +28,9 @@ const ignoreAfter = 90 * 24 // hours
 // were given. One whose certificate ended more than 90 days ago is left out. Nothing is ever
 // deleted or overwritten, and what a crash left half done is finished.
 //
-// A new one is in past, too, for its first day (or a sixth of its life, if that is less), and ra is
-// the one before it as long as that will do: so every process that looks meanwhile can open what is
-// sealed to the new one before any of them announces it.
+// A new one is in past, too, for its first day (or a sixth of its life, or of that of the one before
+// it, if that is less), and ra is the one before it as long as that will do: so every process that
+// looks meanwhile can open what is sealed to the new one before any of them announces it.
 //
 // Call RA at every start, and from time to time after that (see [RADue]), from one process at a
 // time. All keys that it returns are open: close them.

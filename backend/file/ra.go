@@ -49,12 +49,12 @@ const ignoreAfter = 90 * 24 * time.Hour
 // first, for [scep.Config].PastRA: devices go on using the certificate that they were given. A
 // certificate that ended more than 90 days ago is left out. Files are never deleted.
 //
-// A new identity is in past, too, for its first day (or a sixth of its life, if that is less), and
-// ra is the one before it as long as that will do: so every process can open what is sealed to the
-// new one before any of them announces it.
+// A new identity is in past, too, for its first day (or a sixth of its life, or of that of the one
+// before it, if that is less), and ra is the one before it as long as that will do: so every process
+// can open what is sealed to the new one before any of them announces it.
 //
-// Call RA at every start, and once an hour after that (of a life below six hours, ten times), and make
-// a new handler when ra or past is another. Several processes may use one dir, also at the same moment: they get the same
+// Call RA at every start, and once an hour after that (once in a tenth of Validity, if that is below
+// six hours), and make a new handler when ra or past is another. Several processes may use one dir, also at the same moment: they get the same
 // identities. Processes on several machines need the same ones: have them share dir, or keep the
 // key in a token that all reach (see [backend.RA]).
 //

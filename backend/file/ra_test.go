@@ -184,6 +184,16 @@ func TestRARenewal(t *testing.T) {
 		t.Errorf("12 minutes later: the same %v, %d past", same(ra, one), len(past))
 	}
 
+	// One for a day is followed by one for a year, which others do not have yet either.
+	grown := t.TempDir()
+	one, _ = getRA(t, ca, grown, 0, RAOptions{Validity: day})
+	if ra, past := getRA(t, ca, grown, 17*time.Hour, RAOptions{}); !same(ra, one) || len(past) != 1 {
+		t.Errorf("followed by one that lives longer: the same %v, %d past", same(ra, one), len(past))
+	}
+	if ra, _ := getRA(t, ca, grown, 22*time.Hour, RAOptions{}); same(ra, one) {
+		t.Error("five hours later it has not taken over")
+	}
+
 	// After the end of all of them, as when the service was off for long.
 	if ra, past := getRA(t, ca, dir, 2000*day, RAOptions{}); same(ra, fourth) || len(past) != 0 {
 		t.Errorf("after years: %d past", len(past))

@@ -121,14 +121,14 @@ func CheckIssued(cert, issuer *x509.Certificate) error {
 }
 
 // A new RA certificate begins Backdated before it is made. It takes over from the one before a day
-// after it was made, or a sixth of its life if that is less: so all processes that look in that
-// time can open what is sealed to it before the first of them announces it.
+// after it was made, or a sixth of the life of either if that is less: so all processes that look in
+// that time can open what is sealed to it before the first of them announces it.
 const Backdated = 10 * time.Minute
 
 // Announced reports whether next, the certificate of an RA, is to be used in place of before, an
 // older one that issuer issued: it is old enough for that, or before will not do for so long.
 func Announced(next, before, issuer *x509.Certificate, now time.Time) bool {
-	handover := min(24*time.Hour, next.NotAfter.Sub(next.NotBefore)/6)
+	handover := min(24*time.Hour, next.NotAfter.Sub(next.NotBefore)/6, before.NotAfter.Sub(before.NotBefore)/6)
 	return now.Sub(next.NotBefore) >= Backdated+handover ||
 		now.Before(before.NotBefore) || before.NotAfter.Sub(now) <= handover || CheckIssued(before, issuer) != nil
 }
