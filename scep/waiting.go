@@ -14,6 +14,9 @@ type waiting struct {
 	n       int  // how many there were when they were counted, and have been let in since
 	counted time.Time
 	good    time.Duration // how long n is good; 0: never counted
+
+	failure  error     // why it could not be counted
+	failedAt time.Time // by the computer's clock
 }
 
 const (
@@ -31,13 +34,20 @@ func (h *Handler) enqueue(ctx context.Context) error {
 	if !ok || h.c.Limits.Pending < 0 {
 		return nil
 	}
-	w := &h.waiting
+	w, came := &h.waiting, time.Now()
 	return w.turn.do(ctx, func() error {
+		if w.failure != nil && came.Before(w.failedAt) {
+			return w.failure // it would fail again, for one after the other
+		}
 		if age := h.c.Time().Sub(w.counted); w.good == 0 || age < 0 || age >= w.good {
 			begun := time.Now()
 			n, err := h.countWaiting(ctx, l)
 			if err != nil {
-				return fmt.Errorf("scep: counting what waits for approval: %w", err)
+				err = fmt.Errorf("scep: counting what waits for approval: %w", err)
+				if ctx.Err() == nil { // otherwise it is this client's own affair
+					w.failure, w.failedAt = err, time.Now()
+				}
+				return err
 			}
 			w.n, w.counted, w.good = n, h.c.Time(), max(countEvery, countShare*time.Since(begun))
 		}

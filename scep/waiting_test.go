@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/scepkit/scepkit/depot"
@@ -206,6 +207,50 @@ func TestLimitsPendingLister(t *testing.T) {
 			t.Error("not let in to a depot that is no Lister")
 		}
 	}
+}
+
+// A slow lister is a depot that takes a while to say that it cannot list.
+type slowLister struct {
+	*depot.Memory
+	calls   atomic.Int32
+	asked   chan struct{} // List has been called
+	proceed chan struct{}
+}
+
+func (l *slowLister) List(context.Context, scep.Query) ([]*scep.Record, error) {
+	l.calls.Add(1)
+	l.asked <- struct{}{}
+	<-l.proceed
+	return nil, errors.New("hangs")
+}
+
+// TestLimitsPendingHangs has many wait for one who counts. When that fails all are told, and do not
+// try one after the other, each as long as the depot takes.
+func TestLimitsPendingHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &slowLister{Memory: &depot.Memory{}, asked: make(chan struct{}, 10), proceed: make(chan struct{})}
+		c := newCrowd(t, l)
+		h := c.handler(t, 0, "")
+		var wg sync.WaitGroup
+		for i := range 4 {
+			wg.Go(func() {
+				if c.ask(t, h, fmt.Sprint("device ", i)) {
+					t.Error("let in, although nobody knows how many wait")
+				}
+			})
+		}
+		synctest.Wait() // for one that counts, and others that wait for it
+		<-l.asked
+		time.Sleep(time.Millisecond)
+		close(l.proceed)
+		wg.Wait()
+		if calls := l.calls.Load(); calls != 1 {
+			t.Errorf("listed %d times for those that came at once", calls)
+		}
+		if c.ask(t, h, "later") || l.calls.Load() != 2 {
+			t.Errorf("listed %d times when another came", l.calls.Load())
+		}
+	})
 }
 
 // TestLimitsPendingAdmitted does not count where nobody has to wait.
