@@ -97,5 +97,8 @@ func checkPlans(t *testing.T, c *pgx.Conn) {
 		if strings.Contains(small, "Seq Scan") || sorts || !strings.Contains(small, "Index") && !strings.HasPrefix(small, "Insert") {
 			t.Errorf("%s: %s\n%s", name, query, &plan)
 		}
+		if name == "listChangedSince" && strings.Count(small, "_since on record") != 2 {
+			t.Errorf("%s does not go by what has changed, to have it in order:\n%s", name, &plan)
+		}
 	}
 }
