@@ -261,11 +261,12 @@ func (crl *CRL) CRL(ctx context.Context, issuer []byte, serial *big.Int) ([]byte
 		return nil, scep.ErrNotFound
 	}
 	crl.notice(ctx)
-	g, err := crl.current(ctx, crl.full)
+	shard := crl.shard(serial)
+	g, err := crl.current(ctx, crl.full, shard)
 	if err != nil {
 		return nil, err
 	}
-	return g.lists[crl.shard(serial)].der, nil
+	return g.lists[shard].der, nil
 }
 
 // Renew has the CRL made anew when it is asked for next (of shards, those that change), also if the
@@ -329,9 +330,9 @@ func (all CRLs) Renew() {
 // time to time, to have no request wait.
 func (crl *CRL) Refresh(ctx context.Context) error {
 	crl.notice(ctx)
-	_, err := crl.current(ctx, crl.full)
+	_, err := crl.current(ctx, crl.full, all)
 	if err == nil && crl.delta != nil {
-		_, err = crl.current(ctx, crl.delta)
+		_, err = crl.current(ctx, crl.delta, all)
 	}
 	return err
 }

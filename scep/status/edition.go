@@ -71,8 +71,11 @@ const collect = 1 << 16
 // its delta CRLs all the same.
 const margin = 10 * time.Minute
 
-// current returns the generation to hand out. It makes it, if it is due and nobody else does.
-func (crl *CRL) current(ctx context.Context, e *edition) (*generation, error) {
+// all stands for every shard.
+const all = -1
+
+// current returns the generation to hand out a shard of. It makes it, if it is due and nobody else does.
+func (crl *CRL) current(ctx context.Context, e *edition, shard int) (*generation, error) {
 	ctx, cancel := context.WithTimeout(ctx, crl.c.Timeout)
 	defer cancel()
 	asked := -1 // what is wanted after that is for those who ask later
@@ -84,9 +87,9 @@ func (crl *CRL) current(ctx context.Context, e *edition) (*generation, error) {
 		}
 		g := e.newest
 		back := g != nil && now.Before(g.this) // the clock was set back: the CRL is from the future
-		usable := g != nil && now.Before(g.until)
+		usable := g != nil && now.Before(g.end(shard))
 		wanted := g == nil || g.wanted < asked || back
-		due := wanted || !usable || !now.Before(g.first.Add(e.refresh))
+		due := wanted || !now.Before(g.until) || !now.Before(g.first.Add(e.refresh))
 		if since := now.Sub(e.tried); due && e.failed != nil && since >= 0 && since < retryAfter {
 			due, wanted = false, false // it would fail again
 		}
@@ -167,7 +170,7 @@ func (crl *CRL) build(ctx context.Context, e *edition, last *generation) (*gener
 	q := scep.RevocationQuery{Issuer: cert.RawSubject}
 	t := &terms{issuer: cert.RawSubject, authorityKeyID: cert.SubjectKeyId, algorithm: crl.signer.algorithm}
 	if e == crl.delta {
-		if _, err := crl.current(ctx, crl.full); err != nil {
+		if _, err := crl.current(ctx, crl.full, all); err != nil {
 			return nil, err
 		}
 		base := crl.full.base()
@@ -243,6 +246,14 @@ func (g *generation) shard(i int, now time.Time) *signedCRL {
 		return nil
 	}
 	return g.lists[i]
+}
+
+// end returns until when a shard may be handed out.
+func (g *generation) end(shard int) time.Time {
+	if shard == all {
+		return g.until
+	}
+	return g.lists[shard].next
 }
 
 // good reports whether l need not be made anew yet, if its entries are the same: a full CRL, or a

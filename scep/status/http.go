@@ -28,7 +28,7 @@ func (crl *CRL) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		at = place{crl.full, 0}
 	}
 	crl.notice(r.Context())
-	g, err := crl.current(r.Context(), at.e)
+	g, err := crl.current(r.Context(), at.e, at.shard)
 	if err != nil { // logged by whoever tried to make it
 		header.Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 		fail(w, http.StatusServiceUnavailable)

@@ -103,3 +103,36 @@ func TestShardsClockSetBack(t *testing.T) {
 		}
 	}
 }
+
+// While the signer is away each shard is served until its own nextUpdate.
+func TestShardsSignerAway(t *testing.T) {
+	c, db := newClock(), new(depot.Memory)
+	id, k := withKey(sceptest.NewCA(t, sceptest.P256()))
+	crl := newCRL(t, status.CRLConfig{Issuer: id, Depot: db, Time: c.now, Shards: 2, URL: "http://pki.example/{n}.crl", Log: quiet()})
+	want := func(shard int64, served bool) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		crl.ServeHTTP(w, httptest.NewRequest(http.MethodGet, fmt.Sprintf("/%d.crl", shard), nil))
+		_, err := crl.CRL(t.Context(), id.Certificate().RawSubject, big.NewInt(shard))
+		if served != (w.Code == http.StatusOK) || served != (err == nil) {
+			t.Errorf("shard %d: HTTP %d, %v", shard, w.Code, err)
+		}
+	}
+	want(0, true)
+	c.add(30 * time.Minute)
+	store(t, db, id, 101, revoked(c.now(), scep.Superseded))
+	crl.Renew()
+	want(1, true)
+	k.become(errAway, false)
+	c.add(23*time.Hour + 29*time.Minute)
+	want(0, true)
+	c.add(2 * time.Minute)
+	want(0, false)
+	want(1, true)
+	c.add(30 * time.Minute)
+	want(1, false)
+	k.become(nil, false)
+	c.add(time.Minute)
+	want(0, true)
+	want(1, true)
+}
