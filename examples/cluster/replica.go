@@ -50,8 +50,9 @@ func replicaCommand(ctx context.Context, args []string) error {
 
 // serve is one replica, until ctx ends. All replicas have the same keys, the same challenge and
 // the same database; they know nothing of one another. They look for a newer RA when they start,
-// and it takes over at the first start a day after it was made: restart them one after another
-// at least once a month, or do as examples/internal/serve does, which looks while it runs.
+// and it takes over at the first start a day after it was made; those that have not been started
+// since it was made cannot open what is sealed to it. So a server that stays up looks once an hour,
+// as examples/internal/serve does.
 func serve(ctx context.Context, dir, url string, busy int, log *slog.Logger) error {
 	ca, err := file.Open(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"))
 	if err != nil {

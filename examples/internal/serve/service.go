@@ -32,13 +32,13 @@ func (s *service) open(ctx context.Context) error {
 	if now := s.keys.Load(); now != nil && same(now, keys) {
 		return keys.close()
 	}
-	s.opened = append(s.opened, keys)
 	c := s.config
 	c.CA, c.RA, c.PastRA = keys.CA, keys.RA, keys.PastRA
 	handler, err := scep.New(c)
 	if err != nil {
-		return err
+		return errors.Join(err, keys.close())
 	}
+	s.opened = append(s.opened, keys)
 	s.keys.Store(keys)
 	s.Set(handler)
 	return nil

@@ -93,3 +93,20 @@ func TestRenew(t *testing.T) {
 		t.Errorf("close: %v; %d of 4 were closed", err, closed)
 	}
 }
+
+// TestUnusableKeys has keys opened that no server can be made of: they do not stay open.
+func TestUnusableKeys(t *testing.T) {
+	closed := 0
+	s := &service{
+		program: Program{Keys: func(context.Context, Options) (*Keys, error) {
+			return &Keys{Close: func() error { closed++; return nil }}, nil
+		}},
+		config: scep.Config{Depot: &depot.Memory{}, Challenge: challenge.Static(sceptest.Secret)},
+	}
+	if err := s.open(t.Context()); err == nil || closed != 1 {
+		t.Errorf("%v, closed %d times", err, closed)
+	}
+	if err := s.close(); err != nil || closed != 1 {
+		t.Errorf("close: %v, closed %d times", err, closed)
+	}
+}
