@@ -39,9 +39,10 @@ func refused(cause string) error {
 //
 // It is a [scep.Confirmer]: it asks the one that let the request in, if that is one, by its place in
 // cs. So put new ones last while requests wait to be confirmed. Of a request that none of these
-// places let in, because cs or Any itself came later, it asks the only one that is a Confirmer, and
-// nobody if none is; of several it cannot tell, and the certificate stays withheld. If any of cs is a
-// [scep.Preparer] it is one too, see [Prepared].
+// places let in, because cs or Any itself came later, it asks the only one that is a Confirmer,
+// whether that let it in or not, and if none is, nobody, and hands the certificate out; of several it
+// cannot tell, and the certificate stays withheld. If any of cs is a [scep.Preparer] it is one too,
+// see [Prepared].
 func Any(cs ...scep.Challenge) scep.Challenge {
 	if prepares(cs) {
 		return anyPrepared{cs}

@@ -111,6 +111,6 @@ type Confirmer interface {
 	// client asks again. After nil it is not called again for this certificate, unless
 	// the process died before that could be written down. It may be called for one
 	// certificate by several workers at once; if they are told different things, an
-	// [*Error] counts.
+	// [*Error] counts, if it can be written down.
 	Confirm(ctx context.Context, req *Request, cert *x509.Certificate) error
 }

@@ -212,6 +212,6 @@ type Limits struct {
 	// Those that have expired make room. Negative: any number, as always with a Depot that is no
 	// [Lister] and so cannot be asked how many there are. It is asked once a second at most, and
 	// for a twentieth of the time at most: replicas may together let in more, by what the others
-	// let in meanwhile.
+	// let in meanwhile. Config.Challenge is asked first.
 	Pending int
 }
