@@ -54,9 +54,9 @@ const ignoreAfter = 90 * 24 * time.Hour
 // can open what is sealed to the new one before any of them announces it.
 //
 // Call RA at every start, and once an hour after that (once in a tenth of Validity, if that is below
-// six hours), and make a new handler when ra or past is another. Several processes may use one dir, also at the same moment: they get the same
-// identities. Processes on several machines need the same ones: have them share dir, or keep the
-// key in a token that all reach (see [backend.RA]).
+// six hours), and make a new handler when ra or past is another. Several processes may use one dir,
+// also at the same moment: they get the same identities. Processes on several machines need the
+// same ones: have them share dir, or keep the key in a token that all reach (see [backend.RA]).
 //
 // Each file, ra-NUMBER.pem with mode 0600, has one key and its certificates; [Open] opens it.
 // A file that cannot be read is an error, and no new identity is made in its place. The
