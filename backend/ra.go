@@ -107,12 +107,11 @@ func RA(ctx context.Context, ca scep.CA, uri string, kind KeyType, o RAOptions, 
 			k.Identity = &scep.Identity{Certificates: append([]*x509.Certificate{own}, chain...), Key: k.Key}
 		}
 	}
-	use := 0
-	for i, k := range all { // the one before may be too new itself
-		if i > use && !custody.Announced(all[use].Certificate(), k.Certificate(), chain[0], now) {
-			use = i
-		}
+	var certs []*x509.Certificate
+	for _, k := range all {
+		certs = append(certs, k.Certificate())
 	}
+	use := custody.InUse(certs, chain[0], now)
 	for i, k := range all {
 		switch {
 		case i == use:

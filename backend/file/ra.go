@@ -214,8 +214,11 @@ func (r *raDir) open(ctx context.Context, name string) (*scep.Identity, error) {
 
 // choose returns the index of the generation to use, or -1 if a new one is to be made.
 func (r *raDir) choose(gens []generation) (int, error) {
-	for i, g := range gens {
-		cert := g.id.Certificate()
+	var certs []*x509.Certificate
+	for _, g := range gens {
+		certs = append(certs, g.id.Certificate())
+	}
+	for i, cert := range certs {
 		if r.bits != 0 && cert.PublicKey.(*rsa.PublicKey).N.BitLen() != r.bits {
 			continue
 		}
@@ -223,16 +226,9 @@ func (r *raDir) choose(gens []generation) (int, error) {
 		if err != nil {
 			return 0, fmt.Errorf("file: %w", err)
 		}
-		if due {
-			continue
+		if !due {
+			return i + custody.InUse(certs[i:], r.chain[0], r.now), nil
 		}
-		use := i
-		for j := i + 1; j < len(gens); j++ { // the one before may be too new itself
-			if !custody.Announced(gens[use].id.Certificate(), gens[j].id.Certificate(), r.chain[0], r.now) {
-				use = j
-			}
-		}
-		return use, nil
 	}
 	return -1, nil
 }

@@ -125,9 +125,21 @@ func CheckIssued(cert, issuer *x509.Certificate) error {
 // that time can open what is sealed to it before the first of them announces it.
 const Backdated = 10 * time.Minute
 
-// Announced reports whether next, the certificate of an RA, is to be used in place of before, an
+// InUse returns which of these certificates of an RA, newest first, is to be used: the first, which
+// must be good, or while that is too new the one before it, which may be too new itself.
+func InUse(certs []*x509.Certificate, issuer *x509.Certificate, now time.Time) int {
+	use := 0
+	for i, before := range certs[1:] {
+		if !announced(certs[use], before, issuer, now) {
+			use = i + 1
+		}
+	}
+	return use
+}
+
+// announced reports whether next, the certificate of an RA, is to be used in place of before, an
 // older one that issuer issued: it is old enough for that, or before will not do for so long.
-func Announced(next, before, issuer *x509.Certificate, now time.Time) bool {
+func announced(next, before, issuer *x509.Certificate, now time.Time) bool {
 	handover := min(24*time.Hour, next.NotAfter.Sub(next.NotBefore)/6, before.NotAfter.Sub(before.NotBefore)/6)
 	return now.Sub(next.NotBefore) >= Backdated+handover ||
 		now.Before(before.NotBefore) || before.NotAfter.Sub(now) <= handover || CheckIssued(before, issuer) != nil
