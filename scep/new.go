@@ -90,7 +90,6 @@ func New(c Config) (*Handler, error) {
 	}
 	h.requests = make(chan struct{}, c.Limits.Requests)
 	h.derive = newGate(c.Limits.Keys)
-	h.waiting.turn = newGate(1)
 	return h, nil
 }
 

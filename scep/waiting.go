@@ -10,13 +10,10 @@ import (
 // waiting bounds how many requests wait for approval. They are counted in the depot, because other
 // replicas and people change them too; not each time, because that costs as much as they are many.
 type waiting struct {
-	turn    gate // of one, who counts: the others wait for that
-	n       int  // how many there were when they were counted, and have been let in since
+	turn    locks // of one, who counts: the others wait for that, and are told if it fails
+	n       int   // how many there were when they were counted, and have been let in since
 	counted time.Time
 	good    time.Duration // how long n is good; 0: never counted
-
-	failure  error     // why it could not be counted
-	failedAt time.Time // by the computer's clock
 }
 
 const (
@@ -34,29 +31,30 @@ func (h *Handler) enqueue(ctx context.Context) error {
 	if !ok || h.c.Limits.Pending < 0 {
 		return nil
 	}
-	w, came := &h.waiting, time.Now()
-	return w.turn.do(ctx, func() error {
-		if w.failure != nil && came.Before(w.failedAt) {
-			return w.failure // it would fail again, for one after the other
-		}
-		if age := h.c.Time().Sub(w.counted); w.good == 0 || age < 0 || age >= w.good {
-			begun := time.Now()
-			n, err := h.countWaiting(ctx, l)
-			if err != nil {
-				err = fmt.Errorf("scep: counting what waits for approval: %w", err)
-				if ctx.Err() == nil { // otherwise it is this client's own affair
-					w.failure, w.failedAt = err, time.Now()
-				}
-				return err
+	w := &h.waiting
+	end, err := w.turn.lock(ctx, "")
+	if err != nil {
+		return err
+	}
+	var failure error
+	defer func() { end(failure) }()
+	if age := h.c.Time().Sub(w.counted); w.good == 0 || age < 0 || age >= w.good {
+		begun := time.Now()
+		n, err := h.countWaiting(ctx, l)
+		if err != nil {
+			err = fmt.Errorf("scep: counting what waits for approval: %w", err)
+			if ctx.Err() == nil { // otherwise it is this client's own affair
+				failure = err
 			}
-			w.n, w.counted, w.good = n, h.c.Time(), max(countEvery, countShare*time.Since(begun))
+			return err
 		}
-		if w.n >= h.c.Limits.Pending {
-			return fmt.Errorf("%w (%d); approve or deny some, or raise it", errQueueFull, h.c.Limits.Pending)
-		}
-		w.n++
-		return nil
-	})
+		w.n, w.counted, w.good = n, h.c.Time(), max(countEvery, countShare*time.Since(begun))
+	}
+	if w.n >= h.c.Limits.Pending {
+		return fmt.Errorf("%w (%d); approve or deny some, or raise it", errQueueFull, h.c.Limits.Pending)
+	}
+	w.n++
+	return nil
 }
 
 // countWaiting returns how many requests wait for approval, or Limits.Pending if they are more. Where
