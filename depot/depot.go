@@ -256,6 +256,15 @@ func (m *Memory) unfile(r *memoryRecord) {
 	}
 }
 
+// remove forgets r.
+func (m *Memory) remove(r *memoryRecord) {
+	if serial, named := serialOf(r.Record); named {
+		delete(m.serials, serial)
+	}
+	m.unfile(r)
+	delete(m.records, r.ID)
+}
+
 func byAge(a, b *memoryRecord) int {
 	return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.stored, b.stored))
 }

@@ -42,11 +42,7 @@ func (m *Memory) Prune(ctx context.Context, q scep.PruneQuery) (int, error) {
 		return len(found), nil
 	}
 	for _, r := range found {
-		if serial, named := serialOf(r.Record); named {
-			delete(m.serials, serial)
-		}
-		m.unfile(r)
-		delete(m.records, r.ID)
+		m.remove(r)
 	}
 	return len(found), nil
 }
