@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,8 +34,7 @@ func sweep(stdin io.Reader, dir string) error {
 	}
 	var err error
 	for deadline := time.Now().Add(sweepTime); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		if conn, dialing := net.Dial("unix", filepath.Join(dir, "postgres", ".s.PGSQL.5432")); dialing == nil {
-			conn.Close() // it is still ending
+		if atWork(filepath.Join(dir, "postgres")) { // it is still ending
 			err = errors.New("the database in it does not end")
 			continue
 		}

@@ -51,6 +51,18 @@ func programs(pattern string) (string, error) {
 // maxSocket is the longest path of a socket that all systems take.
 const maxSocket = 103
 
+// socketIn returns the path of the socket of a PostgreSQL in a folder.
+func socketIn(dir string) string { return filepath.Join(dir, ".s.PGSQL.5432") }
+
+// atWork reports whether one listens there.
+func atWork(dir string) bool {
+	conn, err := net.Dial("unix", socketIn(dir))
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
 // newServer makes a database in the folder, unless there is one, for so many connections, and does
 // not start it.
 func newServer(ctx context.Context, dir string, connections int, log io.Writer) (*server, error) {
@@ -62,12 +74,10 @@ func newServer(ctx context.Context, dir string, connections int, log io.Writer) 
 		return nil, err
 	}
 	s := &server{bin: bin, dir: dir}
-	socket := filepath.Join(dir, ".s.PGSQL.5432")
-	if len(socket) > maxSocket {
+	if socket := socketIn(dir); len(socket) > maxSocket {
 		return nil, fmt.Errorf("%s is too long for the path of a socket; give a shorter -data", socket)
 	}
-	if conn, err := net.Dial("unix", socket); err == nil {
-		conn.Close()
+	if atWork(dir) {
 		return nil, fmt.Errorf("a PostgreSQL is at work in %s: the same -data is in use; wait for its end, or give another", dir)
 	}
 	if err := own(dir); err != nil && !errors.Is(err, fs.ErrExist) {
