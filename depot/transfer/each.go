@@ -21,8 +21,8 @@ const (
 // goroutines at once, and may keep what it is given.
 //
 // It reads ahead, several pages at once: records are stored in the order in which they came, so in
-// that of their IDs each is somewhere else on the disk. Where
-// the order does not matter, [scep.Scanner] takes a fraction of the time.
+// that of their IDs each is somewhere else on the disk. Where the order does not matter,
+// [scep.Scanner] takes a fraction of the time.
 func Each(ctx context.Context, from scep.Lister, q scep.Query, f func([]*scep.Record) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
